@@ -1,0 +1,89 @@
+"""Command line and JSON from dataclasses, and errors in one line. Nothing of the paper is here.
+
+A configuration is a frozen dataclass whose fields are made by `option`; each field is a flag, and its help is the flag's.
+"""
+import argparse
+import dataclasses
+import json
+import os
+import typing
+from pathlib import Path
+
+import transformers
+
+from alro import AlroError
+
+
+def require(good: bool, message: str) -> None:
+    """The one way to say that an input is wrong: what, where, and what would be right."""
+    if not good:
+        raise AlroError(message)
+
+
+def option(default, help: str):
+    """A dataclass field that is also a command-line flag."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def check_least(cfg, **least) -> None:
+    """Raise AlroError for the first field of cfg below its least value."""
+    for name, value in least.items():
+        require(getattr(cfg, name) >= value, f"--{name} must be at least {value}, got {getattr(cfg, name)}")
+
+
+def parse(arguments: list[str] | None, *configs, presets: dict | None = None, positional: str | None = None) -> list:
+    """One object for each dataclass, from the command line; then the positional arguments, if there are any.
+
+    --preset NAME, where there are presets, changes defaults; flags win. An unknown flag is an error.
+    """
+    parser = transformers.HfArgumentParser(
+        list(configs), allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    if positional:
+        parser.add_argument(positional, nargs="+", help="folders that train.py wrote")
+    if presets:
+        parser.add_argument("--preset", choices=list(presets), default=next(iter(presets)), help="other defaults")
+        parser.set_defaults(**presets[parser.parse_known_args(arguments)[0].preset])
+    values = vars(parser.parse_args(arguments))
+    found = [config(**{field.name: values[field.name] for field in dataclasses.fields(config)}) for config in configs]
+    return found + ([values[positional]] if positional else [])
+
+
+def from_dict(config, values: dict, where: str):
+    """A configuration from JSON; unknown and ill-typed fields are an error that names them."""
+    types = typing.get_type_hints(config)
+    for name, value in values.items():
+        require(name in types, f"{where}: unknown field {name!r}; known are {', '.join(types)}")
+        accepts = float | int if types[name] is float else types[name]
+        require(isinstance(value, accepts) and (types[name] is bool or not isinstance(value, bool)),
+                f"{where}: {name} must be {getattr(types[name], '__name__', types[name])}, got {value!r}")
+    return config(**values)
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AlroError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise AlroError(f"{path}: not UTF-8 text: {error}") from None
+    except json.JSONDecodeError as error:
+        raise AlroError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    require(isinstance(content, dict), f"{path}: expected a JSON object")
+    return content
+
+
+def write_json(path: Path, content) -> None:
+    """The whole file or nothing: written beside it, then moved into place."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def run(main) -> None:
+    """Run a script's main; what the user can mend is one line, not a traceback."""
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        main()
+    except AlroError as error:
+        raise SystemExit(f"error: {error}") from None

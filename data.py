@@ -1,0 +1,510 @@
+"""From ratings to lists of candidates to batches: every dataset behind one type.
+
+    python data.py [--dataset ml-100k --data_path DIR]     what a dataset looks like, and one prompt in two orders
+
+    load(cfg) -> Ratings -> split(ratings, cfg) -> Splits of RankingList -> Encoder.batch(lists, ...) -> alro.Batch
+
+A dataset is two delimited files, ratings and titles; `LAYOUTS` says all there is to know about each: to add a dataset,
+add a row. The synthetic world needs no file, and knows the order a perfect ranker would give.
+"""
+import array
+import csv
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import tempfile
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from alro import IDENTIFIERS, AlroError, Batch, build_prompt, clean_text, encode, gold_order, identifier_tokens
+from cli import check_least, option, parse, require, run
+
+GROUPLENS = "https://files.grouplens.org/datasets/movielens"
+MIN_HISTORY = 5  # ratings of history without which a list does not exist
+MAX_RATING = 10  # gains are 2^rating - 1: far above this a single item would be all that counts
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What to rank. The defaults are the demo's."""
+    dataset: str = option("synthetic", "synthetic, ml-100k, ml-1m, ml-latest-small, recbole or csv")
+    data_path: str | None = option(None, "folder with the dataset's files, as its publisher unpacks them")
+    download: bool = option(False, "fetch an ml-... set into --data_path (or data/<dataset>), its MD5 checked")
+    list_size: int = option(6, "m, candidates in a list, 2..26 (GUESS)")
+    history_size: int = option(8, "most ratings of history to show (GUESS)")
+    stride: int = option(5, "ratings between the ends of a user's training lists (OURS)")
+    noun: str | None = option(None, "what the prompt calls an item (default: the dataset's word)")
+    k_core: int = option(0, "keep users and items with at least this many ratings, again and again until it holds")
+    max_users: int = option(0, "keep this many users, chosen by a hash of their id; 0 = all")
+    data_seed: int = option(0, "seed of the synthetic world (the run's own seed never changes the data)")
+
+    def __post_init__(self):
+        real = self.dataset != "synthetic"
+        require(not real or self.dataset in LAYOUTS,
+                f"--dataset must be one of synthetic, {', '.join(LAYOUTS)}; got {self.dataset!r}")
+        require(2 <= self.list_size <= len(IDENTIFIERS),
+                f"--list_size must be 2..{len(IDENTIFIERS)} (identifiers are letters), got {self.list_size}")
+        check_least(self, history_size=0, stride=1, k_core=0, max_users=0, data_seed=0)
+        require(not self.download or self.dataset.startswith("ml-"), "--download works for the ml-... datasets only")
+        require(not real or self.download or self.data_path is not None,
+                f"--dataset {self.dataset} needs --data_path, the folder with its files; --download fetches ml-... sets")
+        require(real or not (self.data_path or self.k_core or self.max_users),
+                "--data_path, --k_core and --max_users are for datasets in files, not for the synthetic one")
+
+
+@dataclasses.dataclass
+class Ratings:
+    """A dataset. Row n says: user[n] gave item[n] rating[n] at timestamp[n]; sorted by (user, timestamp, item)."""
+    user: np.ndarray       # (N,) int64, index into users
+    item: np.ndarray       # (N,) int64, index into items and titles
+    rating: np.ndarray     # (N,) float64
+    timestamp: np.ndarray  # (N,) float64, seconds; only their order counts
+    users: list[str]       # ids as the file has them, sorted (as numbers where all are digits)
+    items: list[str]
+    titles: list[str]
+    noun: str
+    counts: dict[str, int]  # what was read, dropped and cleaned
+    expected: np.ndarray | None = None  # (users, items) float: the synthetic world's ratings without noise
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        return float(self.rating.min()), float(self.rating.max())
+
+
+@dataclasses.dataclass(frozen=True)
+class RankingList:
+    """m candidates of one user, to be put in the order in which the user went on to rate them."""
+    list_id: str
+    user: int                         # index into Ratings.users
+    history: list[tuple[int, float]]  # (item, rating), oldest first: the ratings just before the candidates
+    items: list[int]                  # m candidates in item order: shuffled, so that an index carries no information
+    ratings: list[float]              # m, by item order
+    shown: list[int]                  # the one fixed displayed order a retriever would give: slot -> index into items
+
+    @property
+    def informative(self) -> bool:
+        return len(set(self.ratings)) > 1  # with one rating for all, every order is right
+
+
+class Splits(NamedTuple):
+    train: list[RankingList]
+    valid: list[RankingList]
+    test: list[RankingList]
+    fit: dict[str, np.ndarray]  # split -> rows of Ratings a rival may be fitted on: all that lie before its lists
+
+
+def generator(*key) -> torch.Generator:
+    """Random numbers that depend on the key alone, not on what was drawn before: any list can be redone by itself."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+def random_slots(m: int, *key) -> list[int]:
+    """A random displayed order of m candidates: slot -> item."""
+    return torch.randperm(m, generator=generator("slots", *key)).tolist()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading files
+# ---------------------------------------------------------------------------------------------------------------------
+
+class Table(NamedTuple):
+    """A delimited file. A column is the pattern of its name in the header or, where there is none, its number."""
+    file: str         # name, or pattern of the one file in the folder
+    separator: str
+    columns: tuple    # of ratings: user, item, rating, timestamp; of titles: item, title and perhaps year
+    width: int = 0    # fields in a line; 0 = the first line is a header and says
+    encoding: str = "utf-8-sig"  # UTF-8 with or without a byte-order mark
+
+
+class Layout(NamedTuple):
+    ratings: Table
+    titles: Table
+    noun: str
+
+
+LAYOUTS = {
+    "ml-100k": Layout(Table("u.data", "\t", (0, 1, 2, 3), 4), Table("u.item", "|", (0, 1), 24, "latin-1"), "movie"),
+    "ml-1m": Layout(Table("ratings.dat", "::", (0, 1, 2, 3), 4),
+                    Table("movies.dat", "::", (0, 1), 3, "latin-1"), "movie"),
+    "ml-latest-small": Layout(Table("ratings.csv", ",", ("userId", "movieId", "rating", "timestamp")),
+                              Table("movies.csv", ",", ("movieId", "title")), "movie"),
+    # RecBole's atomic files name each column's type in the header ("rating:float"); the year may be a column.
+    "recbole": Layout(Table("*.inter", "\t", ("user_id:token", "item_id:token", "rating:float", "timestamp:float")),
+                      Table("*.item", "\t", ("item_id:token", r"\w*title:token(_seq)?", r"(\w+_)?year:\w+")), "item"),
+    "csv": Layout(Table("ratings.csv", ",", ("user", "item", "rating", "timestamp")),
+                  Table("items.csv", ",", ("item", "title")), "item"),
+}
+
+
+def read_table(folder: Path, table: Table):
+    """Yield ("file:line", fields) for each line that is not blank, fields in the order of table.columns.
+
+    A third column of titles (year) may be missing from the header; its field is then "". Raises AlroError with file
+    and line if a line has another number of fields, is not in the table's encoding, or has a broken quote.
+    """
+    found = sorted(folder.glob(table.file))
+    require(len(found) == 1, f"{folder}: expected one file {table.file}, found {len(found)}")
+    quoted = table.separator == ","
+    place, columns, width = f"{found[0]}:1", table.columns, table.width
+    # A byte that cannot be decoded becomes a surrogate, so that the error below can name its line.
+    with open(found[0], encoding=table.encoding, errors="surrogateescape", newline="" if quoted else "\n") as file:
+        rows = csv.reader(file, strict=True) if quoted else (line.rstrip("\r\n").split(table.separator) for line in file)
+        try:
+            for number, row in enumerate(rows, 1):
+                place = f"{found[0]}:{rows.line_num if quoted else number}"
+                if row in ([], [""]):
+                    continue
+                if not width:
+                    width = len(row)
+                    columns = [next((i for i, name in enumerate(row) if re.fullmatch(pattern, name.strip())), None)
+                               for pattern in table.columns]
+                    for pattern, column in zip(table.columns, columns):
+                        require(column is not None or pattern == table.columns[2:3] or "year" in pattern,
+                                f"{place}: the header has no column {pattern!r}: {row}")
+                    continue
+                require(len(row) == width,
+                        f"{place}: expected {width} fields separated by {table.separator!r}, found {len(row)}")
+                fields = ["" if column is None else row[column].strip() for column in columns]
+                require(not re.search("[\ud800-\udfff]", "".join(fields)), f"{place}: not UTF-8 text: {fields!a}")
+                yield place, fields
+        except csv.Error as error:
+            raise AlroError(f"{place}: in this line or the next: {error}") from None
+    require(width > 0, f"{place}: the file is empty")
+
+
+def number(text: str, what: str, place: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    require(np.isfinite(value), f"{place}: {what} must be a finite number, got {text!r}")
+    return value
+
+
+def read_ratings(folder: Path, layout: Layout, cfg: DataConfig) -> Ratings:
+    """Read a dataset's two files. Memory grows with the ratings that are kept, not with the file."""
+    chosen = None
+    if cfg.max_users:  # a first pass over the file, which keeps nothing but user ids
+        ids = {user for _, (user, *_) in read_table(folder, layout.ratings)}
+        chosen = set(sorted(ids, key=lambda i: (hashlib.blake2b(i.encode()).digest(), i))[:cfg.max_users])
+    users, items, columns = {}, {}, [array.array(code) for code in "qqdd"]
+    for place, (user, item, rating, timestamp) in read_table(folder, layout.ratings):
+        require(user != "" and item != "", f"{place}: user and item must not be empty")
+        value, seconds = number(rating, "rating", place), number(timestamp, "timestamp", place)
+        require(0 <= value <= MAX_RATING, f"{place}: rating {rating} is outside 0..{MAX_RATING}; gains are "
+                                          "2^rating - 1, so bring the scale into that range first")
+        if chosen is None or user in chosen:
+            row = users.setdefault(user, len(users)), items.setdefault(item, len(items)), value, seconds
+            for column, entry in zip(columns, row):
+                column.append(entry)
+    require(len(users) > 0, f"{folder}/{layout.ratings.file}: no ratings")
+    titles, cleaned = {}, 0
+    for place, (item, title, *year) in read_table(folder, layout.titles):
+        if item in items:
+            text = clean_text(title)
+            cleaned += text != title
+            if text and "".join(year):
+                text += f" ({clean_text(year[0])})"
+            require(titles.setdefault(item, text) == text, f"{place}: item {item} stood before with another title")
+    empty = [item for item in items if not titles.get(item)]
+    titles |= {item: clean_text(f"item {item}") for item in empty}
+    counts = {"ratings read": len(columns[0]), "titles cleaned": cleaned, "titles missing or empty": len(empty)}
+    return canonical(columns, list(users), list(items), titles, cfg.noun or layout.noun, counts, cfg.k_core)
+
+
+def canonical(columns, users: list, items: list, titles: dict, noun: str, counts: dict, k_core: int = 0) -> Ratings:
+    """Drop duplicates, apply the k-core, and number users, items and rows so that no order of lines shows.
+
+    Of several ratings of one item by one user the last counts: the last by time and, at one time, the highest.
+    """
+    def renumber(ids: list[str], index: np.ndarray):  # -> sorted ids that occur, and the index into them
+        kept = [ids[i] for i in np.unique(index)]
+        kept.sort(key=(lambda i: (int(i), i)) if all(i.isdecimal() for i in kept) else None)
+        position = {name: i for i, name in enumerate(kept)}
+        return kept, np.array([position.get(name, -1) for name in ids])[index]
+
+    user, item, rating, timestamp = (np.array(column) for column in columns)
+    order = np.lexsort((rating, timestamp, item, user))
+    pairs = np.stack([user, item])[:, order]
+    unique = keep = order[np.append((pairs[:, 1:] != pairs[:, :-1]).any(0), True)]
+    often = np.zeros(1, bool)
+    while k_core and not often.all():
+        often = (np.bincount(user[keep])[user[keep]] >= k_core) & (np.bincount(item[keep])[item[keep]] >= k_core)
+        keep = keep[often]
+    require(len(keep) > 0, f"no rating is left after --k_core {k_core}")
+    counts |= {"duplicates dropped": len(order) - len(unique), "dropped by --k_core": len(unique) - len(keep)}
+    users, user = renumber(users, user[keep])
+    items, item = renumber(items, item[keep])
+    rating, timestamp = rating[keep], timestamp[keep]
+    rows = np.lexsort((item, timestamp, user))
+    return Ratings(user[rows], item[rows], rating[rows], timestamp[rows], users, items, [titles[i] for i in items],
+                   noun, counts)
+
+
+def download(name: str, folder: Path) -> None:
+    """Fetch a MovieLens archive, check it against the site's own .md5, keep the two files needed: both or none."""
+    wanted, url = [table.file for table in LAYOUTS[name][:2]], f"{GROUPLENS}/{name}.zip"
+    if all((folder / file).exists() for file in wanted):
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        archive = Path(scratch, "archive.zip")
+        try:
+            with urllib.request.urlopen(f"{url}.md5", timeout=60) as reply:
+                stated = re.search(r"\b[0-9a-f]{32}\b", reply.read(4096).decode("ascii", "replace"))
+            with urllib.request.urlopen(url, timeout=60) as reply, open(archive, "wb") as file:
+                shutil.copyfileobj(reply, file)
+            with open(archive, "rb") as file:
+                found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            require(stated is not None and found == stated[0],
+                    f"{url}: its MD5 is {found}, but {url}.md5 says {stated and stated[0]}: cut short? Try again")
+            with zipfile.ZipFile(archive) as members:  # these two by name, nothing else: no member can climb out
+                for file in wanted:
+                    with members.open(f"{name}/{file}") as source, open(Path(scratch, file), "wb") as target:
+                        shutil.copyfileobj(source, target)
+        except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise AlroError(f"could not download {url}: {error}") from None
+        folder.mkdir(exist_ok=True)
+        for file in wanted:
+            os.replace(Path(scratch, file), folder / file)
+
+
+def load(cfg: DataConfig) -> Ratings:
+    """Read, check and clean the dataset that cfg names. Raises AlroError with file and line."""
+    if cfg.dataset == "synthetic":
+        return synthetic(cfg)
+    folder = Path(cfg.data_path or f"data/{cfg.dataset}")
+    if cfg.download:
+        download(cfg.dataset, folder)
+    return read_ratings(folder, LAYOUTS[cfg.dataset], cfg)
+
+
+def synthetic(cfg: DataConfig, n_users: int = 2000, per_user: int = 32) -> Ratings:
+    """Each movie is of a genre, which its first word tells, and more or less good; users like some genres more.
+
+    rating = 3 + taste[user, genre] + quality[item] + noise, rounded into 1..5. `expected` is the same without noise
+    and rounding: who ranks by it does as well as can be done.
+    """
+    words = """Acre Affair Anchor Arrow Autumn Banner Beacon Bell Border Bridge Candle Canyon Castle Circle Cloud Coast
+        Crown Dawn Diary Door Dream Echo Ember Empire Exile Feather Field Fire Flight Forest Garden Gate Ghost Harbor
+        Honor Horizon Island Journey Key Ladder Letter Lesson Mask Mirror Mountain Night Oath Ocean Promise Return
+        River Road Secret Shadow Silence Storm Summer Tower Voyage Winter""".split()  # one to each movie
+    titles = [f"{genre} {word}" for genre, word in zip(itertools.cycle(["Space", "Love", "Horror", "Western"]), words)]
+    genre = np.arange(len(titles)) % 4
+    rng = np.random.default_rng(cfg.data_seed)
+    quality = rng.normal(0, 1, len(titles))
+    taste = rng.permuted(np.tile([-1, -1 / 3, 1 / 3, 1], (n_users, 1)), axis=1)  # each user's order of the genres
+    expected = 3 + taste[:, genre] + quality  # (users, items)
+    user = np.repeat(np.arange(n_users), per_user)
+    item = rng.permuted(np.tile(np.arange(len(titles)), (n_users, 1)), axis=1)[:, :per_user].ravel()
+    time = np.tile(np.arange(per_user), n_users)
+    rating = np.clip(np.rint(expected[user, item] + rng.normal(0, 0.4, len(user))), 1, 5)
+    ids = [str(i) for i in range(len(titles))]
+    ratings = canonical((user, item, rating, time), [str(u) for u in range(n_users)], ids, dict(zip(ids, titles)),
+                        cfg.noun or "movie", {"lines": len(user)})
+    return dataclasses.replace(ratings, expected=expected[:, [int(i) for i in ratings.items]])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Lists
+# ---------------------------------------------------------------------------------------------------------------------
+
+def split(ratings: Ratings, cfg: DataConfig) -> Splits:
+    """Per user by time: the last m ratings are the test list, the m before the validation list, windows of m before
+    that the training lists; a list exists only where MIN_HISTORY ratings come before it.
+
+    By user, not by global time: another user's rating in `fit` may be later than a test list.
+    """
+    m = cfg.list_size
+    bounds = np.searchsorted(ratings.user, np.arange(len(ratings.users) + 1)).tolist()  # user u: rows u to u + 1
+    windows = {"train": [], "valid": [], "test": []}  # (user, label, first row of the user, row just after the list)
+    held_out = {name: np.zeros(len(ratings.user), bool) for name in ("valid", "test")}
+    for user, (first, end) in enumerate(itertools.pairwise(bounds)):
+        ends = [("test", "test", end), ("valid", "valid", end - m)]
+        ends += [("train", f"train-{i}", e) for i, e in enumerate(range(end - 2 * m, first, -cfg.stride))]
+        for name, label, e in ends:
+            if e - m - first >= MIN_HISTORY:
+                windows[name].append((user, label, first, e))
+                if name != "train":
+                    held_out["valid"][e - m:e] = True  # nor may a rival of the validation lists see the test lists
+                    held_out["test"][e - m:e] = name == "test"
+    fit = {name: np.flatnonzero(~rows) for name, rows in held_out.items()}
+    fit["train"] = fit["valid"]
+    popularity = np.bincount(ratings.item[fit["train"]], minlength=len(ratings.items))
+
+    def make(user: int, label: str, first: int, end: int) -> RankingList:
+        list_id = f"{ratings.users[user]}/{label}"
+        past = slice(max(first, end - m - cfg.history_size), end - m)
+        rows = end - m + torch.randperm(m, generator=generator("items", list_id)).numpy()
+        items, values = ratings.item[rows], ratings.rating[rows]
+        score = popularity[items]
+        if ratings.expected is not None:  # a fair retriever: the rating plus noise
+            score = values + torch.randn(m, generator=generator("shown", list_id)).numpy()
+        return RankingList(list_id, user, list(zip(ratings.item[past].tolist(), ratings.rating[past].tolist())),
+                           items.tolist(), values.tolist(), np.argsort(-score, kind="stable").tolist())
+
+    return Splits(*([make(*window) for window in windows[name]] for name in windows), fit)
+
+
+def informative(lists: list[RankingList], what: str) -> list[RankingList]:
+    """The lists that can tell a good order from a bad one; an error if there is none."""
+    kept = [one for one in lists if one.informative]
+    require(len(kept) > 0, f"no {what} list with two different ratings: a user needs --list_size ratings for each of "
+                           f"test, validation and training list, and {MIN_HISTORY} before them")
+    return kept
+
+
+def sha256(lists: list[RankingList]) -> str:
+    """Hash of the lists' canonical JSON: results can be compared list by list only where it is the same."""
+    rows = [dataclasses.asdict(one) for one in sorted(lists, key=lambda one: one.list_id)]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+# ---------------------------------------------------------------------------------------------------------------------
+
+def list_prompt(words, one: RankingList, slots: list[int], dropped: int = 0) -> str:
+    """The list's prompt in one displayed order, without the oldest `dropped` ratings of its history; `words` (Ratings
+    or an Encoder) has titles, noun and scale."""
+    history = [(words.titles[item], rating) for item, rating in one.history[dropped:]]
+    return build_prompt(history, [words.titles[item] for item in one.items], slots, words.noun, words.scale)
+
+
+@dataclasses.dataclass
+class Encoder:
+    """Turns lists into batches, for one tokenizer."""
+    tokenizer: object
+    titles: list[str]
+    noun: str
+    scale: tuple[float, float]
+    list_size: int
+    max_length: int                # tokens the model can read, prompt and answer
+    history_targets: bool = False  # whether the history's rating tokens are targets too (alro.history_loss)
+
+    def __post_init__(self):
+        self.identifiers = identifier_tokens(self.tokenizer, self.list_size)  # (m,)
+        self.shortened = set()  # ids of lists whose oldest history did not fit
+
+    def fit(self, one: RankingList, slots: list[int]) -> tuple[str, list[int], list | None, int]:
+        """(prompt, its tokens, their (start, end) in the text, lines of history), with as much history as fits."""
+        for dropped in range(len(one.history) + 1):
+            prompt = list_prompt(self, one, slots, dropped)
+            found = encode(self.tokenizer, prompt, return_offsets_mapping=self.history_targets)
+            if len(found.input_ids) + self.list_size <= self.max_length:
+                return prompt, found.input_ids, found.get("offset_mapping"), len(one.history) - dropped
+            self.shortened.add(one.list_id)
+        raise AlroError(f"list {one.list_id}: {len(found.input_ids)} tokens without any history and {self.list_size} of "
+                        f"answer, but the model reads {self.max_length}: shorter titles, or a smaller --list_size")
+
+    def batch(self, lists: list[RankingList], slots: list[list[int]], orders: torch.Tensor | None = None) -> Batch:
+        """Tokenise lists, list b in displayed order slots[b].
+
+        Args: orders (B, m) gold orders: their identifiers are appended and become targets; None: prompts only, for
+            `rank_candidates`.
+        Returns: Batch, on the CPU. A prompt that does not fit loses its oldest history, never a candidate; the list's
+            id is added to `shortened`. Raises: AlroError if it does not fit even so.
+        """
+        m, rows, positions, targets = self.list_size, [], [], []
+        displayed = torch.tensor(slots)  # (B, m)
+        gold = torch.arange(m).expand(len(lists), m) if orders is None else orders
+        answers = self.identifiers[displayed.argsort(-1).gather(-1, gold)].tolist()  # item -> slot -> token
+        for one, order, answer in zip(lists, slots, answers):
+            prompt, tokens, offsets, lines = self.fit(one, order)
+            last = len(tokens) - 1  # the last prompt token predicts the first identifier
+            if orders is None:
+                answer, where, what = [], [last], [-100]
+            else:
+                where, what = [*range(last, last + m)], list(answer)
+                if self.history_targets:
+                    found = rating_tokens(prompt, offsets, lines)
+                    where += [t - 1 for t in found]  # token t is predicted one position earlier
+                    what += [tokens[t] for t in found]
+            rows.append(tokens + answer)
+            positions.append(where)
+            targets.append(what)
+        ratings = torch.tensor([one.ratings for one in lists], dtype=torch.float32)  # (B, m)
+        return Batch(pad(rows, 0), pad(positions, 0), pad(targets, -100), self.identifiers, displayed, gold, ratings)
+
+
+def pad(rows: list[list[int]], value: int) -> torch.Tensor:
+    """(B, longest) long, filled up on the right. What stands there is never attended to, so any token will do."""
+    longest = max(map(len, rows))
+    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
+
+
+def rating_tokens(prompt: str, offsets: list[tuple[int, int]], lines: int) -> list[int]:
+    """Indices of the tokens that hold the rating at the end of each of the `lines` history lines after the first."""
+    starts, ends = np.array(offsets).T
+    found, end = [], prompt.index("\n")
+    for line in prompt.split("\n")[1:lines + 1]:
+        end += 1 + len(line)
+        start = end - len(line) + line.rindex(" ") + 1  # the rating is what follows the last space
+        found += range(np.searchsorted(ends, start, "right"), np.searchsorted(starts, end, "left"))
+    return found
+
+
+def load_tokenizer(name: str):
+    """The tokenizer of a Hugging Face id or folder; no remote code."""
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise AlroError(f"--model {name}: no tokenizer there: {str(error).splitlines()[0]}") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# python data.py
+# ---------------------------------------------------------------------------------------------------------------------
+
+@dataclasses.dataclass(frozen=True)
+class ShowConfig:
+    model: str | None = option(None, "count the prompts' tokens with the tokenizer of this Hugging Face id or folder")
+
+
+def describe(ratings: Ratings, splits: Splits, tokenizer=None) -> str:
+    """A page about a dataset, and the prompt of one list in two displayed orders."""
+    every = splits.train + splits.valid + splits.test
+    require(len(every) > 0, f"no user has --list_size ratings after {MIN_HISTORY} others, so there are no lists")
+    prompts = [list_prompt(ratings, one, one.shown) for one in every]
+    lengths = list(map(len, encode(tokenizer, prompts).input_ids if tokenizer else map(str.split, prompts)))
+    values, counts = np.unique(ratings.rating, return_counts=True)
+    table = np.array([one.ratings for one in every])  # (lists, m)
+    m = table.shape[1]
+    tied = ((table[:, :, None] == table[:, None, :]).sum() - table.size) / (table.size * (m - 1))
+    lines = [f"{len(ratings.users)} users, {len(ratings.items)} items, {len(ratings.rating)} ratings",
+             *(f"{name}: {count}" for name, count in ratings.counts.items()),
+             *(f"rating {value:g}: {n:9d} {n / counts.sum():6.1%} {'#' * round(40 * n / counts.max())}"
+               for value, n in zip(values, counts)),
+             *(f"{name}: {len(lists)} lists of {m}, {sum(one.informative for one in lists)} with two different ratings"
+               for name, lists in zip(Splits._fields, splits[:3])),
+             f"tied: {tied:.1%} of the pairs in a list",
+             f"prompt: {min(lengths)} to {max(lengths)} {'tokens' if tokenizer else 'words'}, median {np.median(lengths):.0f}"]
+    one = every[-1]
+    gold = gold_order(torch.tensor([one.ratings]), generator(one.list_id))[0].tolist()
+    for name, slots in (("as shown", one.shown), ("in a random order", random_slots(m, "eval", one.list_id, 0))):
+        answer = "".join(IDENTIFIERS[slots.index(item)] for item in gold)
+        lines.append(f"\n--- list {one.list_id}, {name}; [the answer] ---\n{list_prompt(ratings, one, slots)}[{answer}]")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> str:
+    cfg, show = parse(arguments, DataConfig, ShowConfig)
+    ratings = load(cfg)
+    text = describe(ratings, split(ratings, cfg), load_tokenizer(show.model) if show.model else None)
+    print(text)
+    return text
+
+
+if __name__ == "__main__":
+    run(main)

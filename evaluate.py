@@ -1,0 +1,400 @@
+"""How good is a ranking, and does it depend on the order in which the candidates were shown?
+
+    python evaluate.py RUN...            score finished runs on their test lists, side by side, and write the tables
+    python evaluate.py RUN --show 3      the same, and three lists in words
+    python evaluate.py RUN --ask FILE    rank your own list: {"history": [["Heat (1995)", 4], ...], "candidates": [...]}
+
+Every list is ranked in R random displayed orders, the same for every run and method, and in the one order a retriever
+would show. Lists whose candidates all have one rating are left out: any order of them is right.
+"""
+import contextlib
+import dataclasses
+import itertools
+import json
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from alro import IDENTIFIERS, AlroError, backbone, clean_text, rank_candidates, rank_of
+from cli import check_least, from_dict, option, parse, read_json, require, run, write_json
+from data import (DataConfig, Encoder, RankingList, Ratings, informative, load, load_tokenizer, random_slots, sha256,
+                  split)
+
+CUTOFFS = (1, 3, 5, 10)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Metrics: one value per list
+# ---------------------------------------------------------------------------------------------------------------------
+
+def dcg(gain: torch.Tensor, k: int) -> torch.Tensor:
+    """Discounted cumulative gain (B,) of gains (B, m) in their order, cut at k."""
+    discount = 1 / torch.log2(torch.arange(2, gain.shape[-1] + 2, dtype=gain.dtype))  # (m,)
+    return (gain * discount)[..., :k].sum(-1)
+
+
+def ndcg(ratings: torch.Tensor, order: torch.Tensor, k: int) -> torch.Tensor:
+    """Normalised discounted cumulative gain at k: 1 for an ideal order.
+
+    Args: ratings (B, m) >= 0; order (B, m) long, item indices, best first; k >= 1, above m means m.
+    Returns: (B,) float64; 1 where the ideal DCG is 0 (all ratings 0: nothing to lose).
+    Source: PAPER, gain 2^r - 1, discount 1 / log2(1 + rank).
+    """
+    gain = 2.0 ** ratings.double() - 1  # (B, m)
+    ideal = dcg(gain.sort(-1, descending=True).values, k)
+    return torch.where(ideal > 0, dcg(gain.gather(-1, order), k) / ideal.clamp(min=1e-300), 1.0)
+
+
+def chance_ndcg(ratings: torch.Tensor, k: int) -> torch.Tensor:
+    """Expected NDCG@k of a random order, exactly: every place holds the mean gain. (B,) float64."""
+    gain = 2.0 ** ratings.double() - 1
+    ideal = dcg(gain.sort(-1, descending=True).values, k)
+    return torch.where(ideal > 0, dcg(gain.mean(-1, keepdim=True).expand_as(gain), k) / ideal.clamp(min=1e-300), 1.0)
+
+
+def kendall_tau(order_a: torch.Tensor, order_b: torch.Tensor) -> torch.Tensor:
+    """Kendall's tau between the *ranks* two orders (B, m) give to the items: 1 the same order, 0 unrelated, -1 reversed."""
+    a, b = rank_of(order_a), rank_of(order_b)  # (B, m)
+    agree = ((a.unsqueeze(-1) - a.unsqueeze(-2)) * (b.unsqueeze(-1) - b.unsqueeze(-2))).sign()  # (B, m, m)
+    m = order_a.shape[-1]
+    return agree.sum((-2, -1)).double() / (m * (m - 1))
+
+
+def bootstrap(values: np.ndarray, seed: int = 0, draws: int = 1000) -> tuple[float, float, float]:
+    """Mean of values (N,), one per user, and its 95 % interval: users drawn again with replacement."""
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(draws)]
+    return (float(values.mean()), *map(float, np.percentile(means, [2.5, 97.5])))
+
+
+def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of a - b over the same lists, and its 95 % interval."""
+    return bootstrap(np.asarray(a) - np.asarray(b), seed)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ranking many lists
+# ---------------------------------------------------------------------------------------------------------------------
+
+def autocast(device: torch.device):
+    """bf16 on a GPU; full float32 on a CPU, where a student wants to see the same numbers twice."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def model_ranker(model, encoder: Encoder, decode: str = "greedy", batch_size: int = 64):
+    """A ranker, function (lists, slots) -> (N, m) predicted orders, that asks the language model."""
+    def rank(lists, slots):
+        was_training, device = model.training, next(model.parameters()).device
+        model.eval()
+        length = [sum(len(encoder.titles[item]) for item in [*one.items, *(i for i, _ in one.history)]) for one in lists]
+        by_length = np.argsort(length, kind="stable")  # lists of a batch about equally long: little padding
+        ranked = torch.empty(len(lists), len(lists[0].items), dtype=torch.long)
+        for rows in np.array_split(by_length, -(-len(lists) // batch_size)):
+            batch = encoder.batch([lists[i] for i in rows], [slots[i] for i in rows])
+            with autocast(device):
+                ranked[rows] = rank_candidates(model, batch.to(device), decode).cpu()
+        model.train(was_training)
+        return ranked
+    return rank
+
+
+def score_ranker(score):
+    """A ranker that sorts candidates by score(one) -> (m,), blind to the displayed order; ties by item index."""
+    return lambda lists, slots: torch.tensor(np.array([np.argsort(-score(one), kind="stable") for one in lists]))
+
+
+def item_mean(ratings: Ratings, rows: np.ndarray, damping: float = 5) -> np.ndarray:
+    """(items,) mean rating of each item in the given rows, pulled to the overall mean as if by `damping` more ratings."""
+    item, rating = ratings.item[rows], ratings.rating[rows]
+    total = np.bincount(item, rating, len(ratings.items)) + damping * rating.mean()
+    return total / (np.bincount(item, minlength=len(ratings.items)) + damping)
+
+
+def reference_rankers(ratings: Ratings, fit: np.ndarray) -> dict:
+    """The rows every table has: item mean and, where the world is synthetic, the oracle."""
+    mean = item_mean(ratings, fit)
+    rankers = {"item mean": score_ranker(lambda one: mean[one.items])}
+    if ratings.expected is not None:
+        rankers["oracle"] = score_ranker(lambda one: ratings.expected[one.user][one.items])
+    return rankers
+
+
+def score_method(ranker, lists: list[RankingList], orders: int) -> dict:
+    """Rank every list in `orders` random displayed orders and in the shown one; values per list (N,), but for
+    mean_rank_by_slot (m,), slots and predicted (orders + 1 of each, the shown one last)."""
+    m, ratings = len(lists[0].items), torch.tensor([one.ratings for one in lists])  # (N, m)
+    slots = [[random_slots(m, "eval", one.list_id, r) for one in lists] for r in range(orders)]
+    slots.append([one.shown for one in lists])
+    start = time.perf_counter()
+    predicted = [ranker(lists, some) for some in slots]  # orders + 1 times (N, m)
+    seconds = time.perf_counter() - start
+    random_orders, pairs = predicted[:orders], list(itertools.combinations(predicted[:orders], 2))
+    values = {f"ndcg@{k}": sum(ndcg(ratings, order, k) for order in random_orders) / orders for k in CUTOFFS}
+    values["ndcg@10_shown"] = ndcg(ratings, predicted[-1], 10)
+    if pairs:  # one order alone says nothing about their agreement
+        values["kendall_tau"] = sum(kendall_tau(a, b) for a, b in pairs) / len(pairs)
+        values["top1_flip_rate"] = sum((a[:, 0] != b[:, 0]).double() for a, b in pairs) / len(pairs)
+    by_slot = [rank_of(order).gather(1, torch.tensor(some)).double().mean(0) for some, order in zip(slots, random_orders)]
+    return {"values": {name: value.numpy() for name, value in values.items()},
+            "mean_rank_by_slot": (sum(by_slot) / orders).tolist(), "slots": slots, "predicted": predicted,
+            "ms_per_list": 1000 * seconds / len(lists) / len(slots)}
+
+
+def chance_method(lists: list[RankingList]) -> dict:
+    """The chance row: exact expectations over all orders."""
+    ratings = torch.tensor([one.ratings for one in lists])
+    m = ratings.shape[1]
+    values = {f"ndcg@{k}": chance_ndcg(ratings, k) for k in CUTOFFS}
+    values |= {"ndcg@10_shown": values["ndcg@10"], "kendall_tau": torch.zeros(len(lists)),
+               "top1_flip_rate": torch.full((len(lists),), 1 - 1 / m)}
+    return {"values": {name: value.numpy() for name, value in values.items()}, "mean_rank_by_slot": [(m + 1) / 2] * m,
+            "slots": [], "predicted": [], "ms_per_list": 0.0}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables and files
+# ---------------------------------------------------------------------------------------------------------------------
+
+def hardware() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def summary(methods: dict, ranked: list[RankingList], calls: dict[str, int], **about) -> dict:
+    """What eval-SPLIT.json holds: per method and metric the mean and its 95 % interval over users."""
+    def figures(name, method):
+        means = {metric: bootstrap(value) for metric, value in method["values"].items()}
+        return {metric: {"mean": mean, "ci95": [low, high]} for metric, (mean, low, high) in means.items()} | {
+            "mean_rank_by_slot": method["mean_rank_by_slot"], "llm_calls_per_list": calls.get(name, 0)}
+    return {**about, "hardware": hardware(), "informative_lists": len(ranked), "list_size": len(ranked[0].items),
+            "data_sha256": sha256(ranked), "methods": {name: figures(name, method) for name, method in methods.items()},
+            "timing": {name: {"ms_per_list": method["ms_per_list"]} for name, method in methods.items()}}
+
+
+def text_table(result: dict) -> str:
+    """The result as text: a row per method, chance first; the gap closed where an oracle is known."""
+    m, methods = result["list_size"], result["methods"]
+    cutoffs = {min(k, m): k for k in reversed(CUTOFFS)}
+    columns = [(f"NDCG@{k}", f"ndcg@{cutoffs[k]}") for k in sorted(cutoffs)]
+    columns += [(f"@{m} shown", "ndcg@10_shown"), ("tau", "kendall_tau"), ("top-1 flips", "top1_flip_rate")]
+    width = max(14, *map(len, methods))
+    lines = [f"{result['informative_lists']} {result['split']} lists of {m}, {result['orders']} random displayed orders; "
+             f"{result['dataset']}, {result['model']}, seed {result['seed']}, {result['hardware']}",
+             " " * width + "".join(f"{title:>12}" for title, _ in columns) + f"{'+-95% @' + str(m):>12}"
+             + f"{'calls':>7}{'ms/list':>9}" + (f"{'gap closed':>12}" if "oracle" in methods else "")]
+    low = methods["chance"]["ndcg@10"]["mean"]
+    for name, method in methods.items():
+        at_m = method["ndcg@10"]
+        line = f"{name:<{width}}" + "".join(f"{method[key]['mean']:12.3f}" if key in method else f"{'-':>12}"
+                                            for _, key in columns)
+        line += f"{(at_m['ci95'][1] - at_m['ci95'][0]) / 2:12.3f}{method['llm_calls_per_list']:7d}"
+        line += f"{result['timing'][name]['ms_per_list']:9.1f}"
+        if "oracle" in methods:
+            line += f"{(at_m['mean'] - low) / (methods['oracle']['ndcg@10']['mean'] - low):12.2f}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def write_results(folder: Path, result: dict, methods: dict, lists: list[RankingList]) -> None:
+    """Write eval-SPLIT.json and eval-SPLIT.lists.jsonl (a line per method and list: what pairs are compared by)."""
+    name = f"eval-{result['split']}"
+    with open(folder / f"{name}.lists.jsonl", "w") as file:
+        for method, found in methods.items():
+            for row, one in enumerate(lists):
+                line = {"method": method, "id": one.list_id, "displayed": [slots[row] for slots in found["slots"]],
+                        "predicted": [order[row].tolist() for order in found["predicted"]]}
+                line |= {metric: float(value[row]) for metric, value in found["values"].items()}
+                file.write(json.dumps(line) + "\n")
+    write_json(folder / f"{name}.json", result)
+
+
+def in_words(one: RankingList, order: list[int], titles: list[str], slots: list[int]) -> str:
+    """One list for a person: the history, and the predicted order beside the true ratings."""
+    lines = [f"list {one.list_id}; history: " + "; ".join(f"{titles[item]} {rating:g}" for item, rating in one.history),
+             "predicted order      rating (best possible)  shown as"]
+    best = sorted(one.ratings, reverse=True)
+    lines += [f"{place:2d}. {titles[one.items[item]]:<28.28} {one.ratings[item]:g} ({best[place - 1]:g})"
+              f"  {IDENTIFIERS[slots.index(item)]}" for place, item in enumerate(order, 1)]
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs
+# ---------------------------------------------------------------------------------------------------------------------
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_model(name: str):
+    """A causal language model from a Hugging Face id or folder, float32: safetensors only, no remote code.
+
+    A folder with a LoRA adapter loads its base model and puts the adapter on. Raises AlroError if there is no such
+    model, or if its logits are not just the output layer's (some families scale or cap them).
+    """
+    options = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
+    try:
+        if Path(name, "adapter_config.json").exists():
+            model = import_peft().AutoPeftModelForCausalLM.from_pretrained(name, trust_remote_code=False,
+                                                                           dtype=torch.float32)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        raise AlroError(f"--model {name}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    inner, probe = backbone(model).eval(), torch.arange(4).unsqueeze(0)
+    with torch.no_grad():
+        ours = inner.get_output_embeddings()(inner.base_model(input_ids=probe, use_cache=False).last_hidden_state)
+        require(torch.allclose(ours, inner(input_ids=probe).logits, atol=1e-4),
+                f"--model {name}: its logits are more than its output layer gives; alro.target_logits would be wrong")
+    return model
+
+
+def import_peft():
+    try:
+        import peft
+    except ImportError:
+        raise AlroError("LoRA needs a further package: pip install peft") from None
+    return peft
+
+
+def context_length(model, tokenizer) -> int:
+    """Tokens the model can read: the smaller of what the model's and the tokenizer's configurations say."""
+    return min(getattr(backbone(model).config, "max_position_embeddings", 10 ** 9), tokenizer.model_max_length)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    split: str = option("test", "valid or test")
+    orders: int = option(3, "random displayed orders of each list, 1 or more; agreement needs 2")
+    decode: str = option("greedy", "greedy (m steps) or first (one step)")
+    limit: int = option(0, "evaluate at most this many lists; 0 = all")
+    batch_size: int = option(64, "lists at a time")
+    show: int = option(0, "print this many lists in words")
+    ask: str | None = option(None, "rank the list in this JSON file with the first run's model, and stop")
+    figures: str | None = option(None, "draw slot and learning curves into this folder (needs matplotlib)")
+
+    def __post_init__(self):
+        require(self.split in ("valid", "test"), f"--split must be valid or test, got {self.split!r}")
+        require(self.decode in ("greedy", "first"), f"--decode must be greedy or first, got {self.decode!r}")
+        check_least(self, orders=1, limit=0, batch_size=1, show=0)
+
+
+def read_config(folder: str) -> dict:
+    config = read_json(Path(folder, "config.json"))
+    require({"data", "train", "prompt"} <= config.keys(), f"{folder}/config.json: expected fields data, train and prompt")
+    return config
+
+
+def load_run(folder: str):
+    """(model, tokenizer) of a run."""
+    require(Path(folder, "model").is_dir(), f"{folder} has no model/ yet: python train.py --resume {folder}")
+    model = load_model(str(Path(folder, "model")))
+    return model.to(pick_device()), load_tokenizer(str(Path(folder, "model")))
+
+
+def ask(folder: str, cfg: EvalConfig) -> str:
+    """Rank one's own list with the first run's model; the ranking in words."""
+    prompt = read_config(folder)["prompt"]
+    try:
+        question = read_json(Path(cfg.ask))
+        history = [(str(title), float(rating)) for title, rating in question["history"]]
+        candidates = [str(title) for title in question["candidates"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise AlroError(f'{cfg.ask}: expected {{"history": [["title", rating], ...], "candidates": ["title", ...]}}: '
+                        f"{error!r}") from None
+    low, high = prompt["scale"]
+    for title, rating in history:
+        require(low <= rating <= high, f"{cfg.ask}: {title!r} has rating {rating:g}; this model knows {low:g}..{high:g}")
+    require(2 <= len(candidates) <= len(IDENTIFIERS), f"{cfg.ask}: {len(candidates)} candidates; 2..{len(IDENTIFIERS)} are "
+                                                      "possible")
+    titles = [clean_text(title) for title in [t for t, _ in history] + candidates]
+    m, n = len(candidates), len(history)
+    one = RankingList("ask", 0, [(i, r) for i, (_, r) in enumerate(history)], list(range(n, n + m)), [0.0] * m,
+                      list(range(m)))
+    model, tokenizer = load_run(folder)
+    encoder = Encoder(tokenizer, titles, prompt["noun"], (low, high), m, context_length(model, tokenizer))
+    order = model_ranker(model, encoder, cfg.decode)([one], [one.shown])[0].tolist()
+    text = "\n".join(f"{place:2d}. {candidates[item]}" for place, item in enumerate(order, 1))
+    if encoder.shortened:
+        text += "\nnote: the oldest ratings of the history did not fit into the model's context"
+    return text
+
+
+def figures(cfg: EvalConfig, results: dict[str, dict]) -> None:
+    """slot_curve.png: mean predicted rank of the candidate in each displayed slot; learning_curves.png."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise AlroError("--figures needs a further package: pip install matplotlib") from None
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+    folder = Path(cfg.figures)
+    folder.mkdir(parents=True, exist_ok=True)
+    _, axes = pyplot.subplots()
+    for name, result in results.items():
+        curve = result["methods"][name]["mean_rank_by_slot"]
+        axes.plot(range(1, len(curve) + 1), curve, marker="o", label=name)
+    axes.set(xlabel="displayed slot", ylabel="mean predicted rank", title="Flat = blind to the displayed order")
+    axes.legend()
+    axes.figure.savefig(folder / "slot_curve.png", dpi=120)
+    _, axes = pyplot.subplots()
+    for name in results:
+        log = [json.loads(line) for line in Path(name, "log.jsonl").read_text().splitlines()]
+        points = [(row["step"], row["valid_ndcg"]) for row in log if "valid_ndcg" in row]
+        axes.plot(*zip(*points), marker="o", label=name)
+    axes.set(xlabel="step", ylabel="NDCG on validation lists", title="Learning")
+    axes.legend()
+    axes.figure.savefig(folder / "learning_curves.png", dpi=120)
+
+
+def main(arguments: list[str] | None = None) -> dict[str, dict]:
+    cfg, runs = parse(arguments, EvalConfig, positional="runs")
+    if cfg.ask:
+        print(ask(runs[0], cfg))
+        return {}
+    prepared = {}
+    for folder in runs:  # all data first: lists that differ are refused before anything is computed
+        config = read_config(folder)
+        data_cfg = from_dict(DataConfig, config["data"], f"{folder}/config.json")
+        ratings = load(data_cfg)
+        splits = split(ratings, data_cfg)
+        lists = informative(getattr(splits, cfg.split), cfg.split)[:cfg.limit or None]
+        prepared[folder] = config, ratings, splits, lists
+    hashes = {folder: sha256(lists) for folder, (*_, lists) in prepared.items()}
+    require(len(set(hashes.values())) == 1, f"these runs' {cfg.split} lists differ, so they cannot be compared: {hashes}")
+    results, per_list = {}, {}
+    for folder, (config, ratings, splits, lists) in prepared.items():
+        model, tokenizer = load_run(folder)
+        encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, len(lists[0].items),
+                          context_length(model, tokenizer))
+        ranker = model_ranker(model, encoder, cfg.decode, cfg.batch_size)
+        rankers = {folder: ranker, **reference_rankers(ratings, splits.fit[cfg.split])}
+        methods = {"chance": chance_method(lists)}
+        methods |= {name: score_method(one, lists, cfg.orders) for name, one in rankers.items()}
+        results[folder] = summary(methods, lists, {folder: 1}, dataset=config["data"]["dataset"], split=cfg.split,
+                                  model=config["train"]["model"], seed=config["train"]["seed"], decode=cfg.decode,
+                                  lists=len(getattr(splits, cfg.split)), orders=cfg.orders)
+        write_results(Path(folder), results[folder], methods, lists)
+        per_list[folder] = methods[folder]["values"]
+        print(text_table(results[folder]), "\n")
+        for row, one in enumerate(lists[:cfg.show]):
+            found = methods[folder]
+            print(in_words(one, found["predicted"][0][row].tolist(), ratings.titles, found["slots"][0][row]), "\n")
+    first = runs[0]
+    for other in runs[1:]:
+        for metric in ("ndcg@10", "ndcg@3", "kendall_tau"):
+            if metric in per_list[first]:
+                mean, low, high = paired_bootstrap(per_list[other][metric], per_list[first][metric])
+                print(f"{other} - {first}: {metric} {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+    if cfg.figures:
+        figures(cfg, results)
+    return results
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,177 @@
+"""Metrics against slow definitions, the bootstrap, the rows every table has, and evaluate.py as a user runs it."""
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import alro
+import data
+import evaluate
+import train
+
+settings.register_profile("alro", deadline=None, max_examples=60)
+settings.load_profile("alro")
+rated = st.lists(st.integers(0, 10).map(lambda r: r / 2), min_size=2, max_size=6)
+
+
+def slow_ndcg(ratings, order, k):
+    def dcg(values):
+        return sum((2 ** r - 1) / math.log2(1 + place) for place, r in enumerate(values[:k], 1))
+    ideal = dcg(sorted(ratings, reverse=True))
+    return dcg([ratings[i] for i in order]) / ideal if ideal else 1.0
+
+
+@given(rated, st.randoms(use_true_random=False), st.integers(1, 12))
+def test_ndcg_against_its_definition(ratings, random, k):
+    order = random.sample(range(len(ratings)), len(ratings))
+    found = evaluate.ndcg(torch.tensor([ratings]), torch.tensor([order]), k).item()
+    assert abs(found - slow_ndcg(ratings, order, k)) < 1e-12
+    assert 0 <= found <= 1 + 1e-12
+    best = sorted(range(len(ratings)), key=lambda i: -ratings[i])
+    assert evaluate.ndcg(torch.tensor([ratings]), torch.tensor([best]), k).item() == pytest.approx(1, abs=1e-12)
+
+
+@given(rated, st.randoms(use_true_random=False), st.integers(1, 12))
+def test_swapping_a_worse_item_that_stands_before_a_better_one_never_lowers_ndcg(ratings, random, k):
+    order = random.sample(range(len(ratings)), len(ratings))
+    before = evaluate.ndcg(torch.tensor([ratings]), torch.tensor([order]), k)
+    for a, b in itertools.combinations(range(len(order)), 2):
+        if ratings[order[a]] < ratings[order[b]]:
+            better = order.copy()
+            better[a], better[b] = order[b], order[a]
+            assert evaluate.ndcg(torch.tensor([ratings]), torch.tensor([better]), k) >= before - 1e-12
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=5), st.integers(1, 6))
+def test_chance_is_the_mean_over_all_orders(ratings, k):
+    orders = list(itertools.permutations(range(len(ratings))))
+    expected = sum(slow_ndcg(ratings, order, k) for order in orders) / len(orders)
+    assert abs(evaluate.chance_ndcg(torch.tensor([ratings]), k).item() - expected) < 1e-9
+
+
+@given(st.integers(2, 7), st.randoms(use_true_random=False))
+def test_kendall_tau_counts_pairs_of_ranks(m, random):
+    a, b = random.sample(range(m), m), random.sample(range(m), m)
+    agree = sum(1 if (a.index(i) < a.index(j)) == (b.index(i) < b.index(j)) else -1
+                for i, j in itertools.combinations(range(m), 2))
+    found = evaluate.kendall_tau(torch.tensor([a]), torch.tensor([b])).item()
+    assert abs(found - agree / (m * (m - 1) / 2)) < 1e-12
+    assert evaluate.kendall_tau(torch.tensor([a]), torch.tensor([a])).item() == 1
+    assert evaluate.kendall_tau(torch.tensor([a]), torch.tensor([a[::-1]])).item() == -1
+
+
+def test_bootstrap_covers_the_mean_and_is_repeatable():
+    """About 95 of 100 intervals of samples of 200 hold the true mean; pairing removes what two methods share."""
+    rng = np.random.default_rng(0)
+    hits = sum(low <= 0 <= high for _, low, high in (evaluate.bootstrap(rng.normal(size=200)) for _ in range(100)))
+    assert 88 <= hits <= 100
+    shared = rng.normal(size=300)
+    a, b = shared + 0.05 + 0.01 * rng.normal(size=300), shared
+    mean, low, high = evaluate.paired_bootstrap(a, b)
+    assert 0.045 < low < mean < high < 0.055 and evaluate.paired_bootstrap(a, b) == (mean, low, high)
+
+
+def test_item_mean_is_damped_towards_the_overall_mean():
+    ratings = data.canonical(([0, 1, 0], [0, 0, 1], [5, 4, 1], [1, 1, 2]), ["a", "b"], ["x", "y"], {"x": "X", "y": "Y"},
+                             "item", {})
+    rows = np.arange(3)
+    mean = (5 + 4 + 1) / 3
+    assert np.allclose(evaluate.item_mean(ratings, rows, damping=2), [(9 + 2 * mean) / 4, (1 + 2 * mean) / 3])
+
+
+def test_score_method_on_rankers_whose_answers_are_known():
+    """A ranker that copies the display, and one that knows the ratings: NDCG, tau, flips and slot curve of each."""
+    cfg = data.DataConfig()
+    ratings = data.synthetic(cfg, n_users=300)
+    lists = data.informative(data.split(ratings, cfg).test, "test")
+    copy = evaluate.score_method(lambda lists, slots: torch.tensor(slots), lists, orders=3)
+    ideal = evaluate.score_method(evaluate.score_ranker(lambda one: np.array(one.ratings)), lists, orders=3)
+    chance = evaluate.chance_method(lists)
+    assert copy["mean_rank_by_slot"] == [1, 2, 3, 4, 5, 6]
+    assert np.allclose(ideal["mean_rank_by_slot"], 3.5, atol=0.35)
+    assert abs(copy["values"]["kendall_tau"].mean()) < 0.06 and (ideal["values"]["kendall_tau"] == 1).all()
+    assert abs(copy["values"]["top1_flip_rate"].mean() - 5 / 6) < 0.06 and (ideal["values"]["top1_flip_rate"] == 0).all()
+    for k in evaluate.CUTOFFS:
+        name = f"ndcg@{k}"
+        assert np.allclose(ideal["values"][name], 1)
+        assert abs(copy["values"][name].mean() - chance["values"][name].mean()) < 0.03
+    shown = evaluate.ndcg(torch.tensor([one.ratings for one in lists]), torch.tensor([one.shown for one in lists]), 10)
+    assert np.allclose(copy["values"]["ndcg@10_shown"], shown)
+
+
+def test_displayed_orders_are_the_same_for_every_seed_and_differ_between_lists():
+    assert data.random_slots(6, "eval", "7/test", 0) == data.random_slots(6, "eval", "7/test", 0)
+    drawn = {tuple(data.random_slots(6, "eval", f"{u}/test", r)) for u in range(100) for r in range(3)}
+    assert len(drawn) > 200
+
+
+# ---------------------------------------------------------------------------------------------------- as a user runs it
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs of two steps, the second with another data seed."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, seed in (("one", "0"), ("other", "1")):
+        train.main(["--steps", "2", "--out", str(root / name), "--valid_limit", "5", "--test_limit", "0",
+                    "--data_seed", seed])
+    return root
+
+
+def test_evaluate_writes_the_files_of_the_design(runs, capsys):
+    results = evaluate.main([str(runs / "one"), "--limit", "7", "--orders", "2", "--show", "1"])
+    result = json.loads((runs / "one" / "eval-test.json").read_text())
+    assert result == results[str(runs / "one")]
+    assert result["informative_lists"] == 7 and result["list_size"] == 6 and len(result["data_sha256"]) == 64
+    assert list(result["methods"]) == ["chance", str(runs / "one"), "item mean", "oracle"]
+    mean = result["methods"][str(runs / "one")]
+    assert mean["ndcg@10"]["ci95"][0] <= mean["ndcg@10"]["mean"] <= mean["ndcg@10"]["ci95"][1]
+    assert len(mean["mean_rank_by_slot"]) == 6 and mean["llm_calls_per_list"] == 1
+    lines = [json.loads(line) for line in (runs / "one" / "eval-test.lists.jsonl").read_text().splitlines()]
+    mine = [line for line in lines if line["method"] == str(runs / "one")]
+    assert len(mine) == 7 and np.mean([line["ndcg@10"] for line in mine]) == pytest.approx(mean["ndcg@10"]["mean"])
+    assert all(sorted(order) == list(range(6)) for line in mine for order in line["displayed"] + line["predicted"])
+    printed = capsys.readouterr().out
+    assert "gap closed" in printed and "predicted order" in printed
+
+
+def test_runs_on_different_lists_are_not_compared(runs):
+    with pytest.raises(alro.AlroError, match="differ"):
+        evaluate.main([str(runs / "one"), str(runs / "other"), "--limit", "3"])
+
+
+def test_the_same_run_twice_differs_by_nothing(runs, capsys):
+    evaluate.main([str(runs / "one"), str(runs / "one"), "--limit", "5", "--orders", "2"])
+    assert "ndcg@10 +0.0000 [+0.0000, +0.0000]" in capsys.readouterr().out
+
+
+def test_ask_ranks_ones_own_list(runs, tmp_path, capsys):
+    question = {"history": [["Space Acre", 5], ["Love Dawn", 1]], "candidates": ["Space Bell", "Love Key", "Unheard Of"]}
+    (tmp_path / "q.json").write_text(json.dumps(question))
+    evaluate.main([str(runs / "one"), "--ask", str(tmp_path / "q.json")])
+    printed = capsys.readouterr().out.splitlines()
+    assert sorted(line.split(". ")[1] for line in printed) == sorted(question["candidates"])
+
+
+@pytest.mark.parametrize("text, complaint", [
+    ("{", "not JSON"), ("[]", "JSON object"), ('{"history": []}', "candidates"),
+    ('{"history": [["a", 9]], "candidates": ["x", "y"]}', "rating 9"),
+    ('{"history": [["a"]], "candidates": ["x", "y"]}', "history"),
+    ('{"history": [], "candidates": ["x"]}', "1 candidates"),
+])
+def test_a_bad_question_is_one_clear_line(runs, tmp_path, text, complaint):
+    (tmp_path / "q.json").write_text(text)
+    with pytest.raises(alro.AlroError, match=complaint) as error:
+        evaluate.main([str(runs / "one"), "--ask", str(tmp_path / "q.json")])
+    assert "q.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_no_run_is_said_so(tmp_path):
+    with pytest.raises(alro.AlroError, match="config.json"):
+        evaluate.main([str(tmp_path)])
+    with pytest.raises(alro.AlroError, match="--orders"):
+        evaluate.main([str(tmp_path), "--orders", "0"])

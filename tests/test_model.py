@@ -1,0 +1,215 @@
+"""The way from a batch to log-probabilities and rankings: positions, slots and items, padding, caches, model families."""
+import zlib
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import alro
+import data
+import evaluate
+import train
+
+CONFIG = data.DataConfig(list_size=5, history_size=6)
+RATINGS = data.synthetic(CONFIG, n_users=12)
+LISTS = data.split(RATINGS, CONFIG).train[:8]
+TOKENIZER = train.word_tokenizer(RATINGS)
+settings.register_profile("alro", deadline=None, max_examples=30)
+settings.load_profile("alro")
+
+
+def encoder(history_targets=False, tokenizer=TOKENIZER):
+    return data.Encoder(tokenizer, RATINGS.titles, RATINGS.noun, RATINGS.scale, 5, 500, history_targets)
+
+
+def batch(key=0, answers=True, history_targets=False, lists=LISTS):
+    """Lists in random displayed orders; histories cut to different lengths, so that rows need padding."""
+    import dataclasses
+    lists = [dataclasses.replace(one, history=one.history[i % 4:]) for i, one in enumerate(lists)]
+    slots = [data.random_slots(5, key, one.list_id) for one in lists]
+    gold = torch.cat([alro.gold_order(torch.tensor([one.ratings]), data.generator(one.list_id)) for one in lists])
+    return encoder(history_targets).batch(lists, slots, gold if answers else None)
+
+
+def tiny(family: str):
+    """A randomly initialised model of a family, with the demo's vocabulary."""
+    small = {"vocab_size": len(TOKENIZER), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
+             "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+    if family == "GPT2":
+        small = {"vocab_size": len(TOKENIZER), "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": None,
+                 "eos_token_id": None}
+    torch.manual_seed(0)
+    name = {"Gemma3": "Gemma3TextConfig"}.get(family, f"{family}Config")
+    config = getattr(transformers, name)(**small)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+FAMILIES = ["Llama", "Qwen2", "Mistral", "GPT2", "Gemma", "Gemma3", "Phi3"]
+
+
+class BlindStub(torch.nn.Module):
+    """Scores an item by its title alone, wherever it is displayed: hidden states are logits, the head is identity."""
+
+    def __init__(self):
+        super().__init__()
+        self.base_model, size = self.read, len(TOKENIZER)
+        self.head = torch.nn.Linear(size, size, bias=False)
+        torch.nn.init.eye_(self.head.weight)
+
+    def get_output_embeddings(self):
+        return self.head
+
+    def read(self, input_ids, use_cache=False, past_key_values=None, **_):
+        if past_key_values is not None:
+            rows = past_key_values
+        else:
+            rows = torch.zeros(len(input_ids), len(TOKENIZER))
+            for row, text in enumerate(TOKENIZER.batch_decode(input_ids)):
+                for line in text.split("user:\n")[1].split("\nRanking:")[0].split("\n"):
+                    title, letter = line.split(" ->")
+                    token = TOKENIZER(letter).input_ids[0]
+                    rows[row, token] = zlib.crc32(title.encode()) % 997 / 100
+        hidden = rows.unsqueeze(1).expand(-1, input_ids.shape[1], -1)
+        return transformers.modeling_outputs.BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=rows)
+
+
+# ---------------------------------------------------------------------------------------------------- log-probabilities
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_item_log_probs_are_the_models_own(family):
+    """Against the model's ordinary forward pass, one unpadded list at a time, items found by hand."""
+    model, found = tiny(family), batch(history_targets=True)
+    ours = alro.item_log_probs(model, found)
+    for row in range(len(LISTS)):
+        last = found.positions[row, 0].item()
+        ids = found.input_ids[row, :last + 6]  # prompt and five answers, no padding
+        theirs = model(input_ids=ids.unsqueeze(0)).logits[0].log_softmax(-1)
+        for k in range(5):
+            for slot in range(5):
+                item = found.slots[row, slot]
+                expected = theirs[last + k, found.identifiers[slot]]
+                assert torch.allclose(ours[row, k, item], expected, atol=1e-4)
+
+
+def test_history_loss_is_the_mean_over_the_history_ratings_tokens():
+    model, found = tiny("Llama"), batch(history_targets=True)
+    ours = alro.history_loss(alro.target_logits(model, found), found)
+    for row, one in enumerate(LISTS):
+        length = len(one.history) - row % 4
+        ids = found.input_ids[row, :found.positions[row, 0] + 1]
+        words = [TOKENIZER.decode([i]) for i in ids]
+        where = [t for t, word in enumerate(words) if word.strip() in "12345" and words[t - 1] == ":"]
+        assert len(where) == length and [float(words[t]) for t in where] == [r for _, r in one.history[row % 4:]]
+        logs = model(input_ids=ids.unsqueeze(0)).logits[0].log_softmax(-1)
+        expected = -torch.stack([logs[t - 1, ids[t]] for t in where]).mean()
+        assert torch.allclose(ours[row], expected, atol=1e-4)
+
+
+def test_no_logits_where_there_is_no_target(monkeypatch):
+    """The output layer sees K positions, never T: the (B, T, V) tensor is not made."""
+    model, found, seen = tiny("Llama"), batch(), []
+    model.get_output_embeddings().register_forward_hook(lambda *call: seen.append(call[1][0].shape))
+    alro.item_log_probs(model, found)
+    assert [tuple(shape[:2]) for shape in seen] == [(8, 5)]
+
+
+@pytest.mark.parametrize("family", ["Llama", "GPT2"])
+def test_padding_and_its_token_change_nothing(family):
+    model, found = tiny(family), batch()
+    longer = torch.cat([found.input_ids, torch.full((8, 7), 3)], dim=1)  # more padding, of another token
+    assert torch.allclose(alro.item_log_probs(model, found),
+                          alro.item_log_probs(model, found._replace(input_ids=longer)), atol=1e-5)
+
+
+@given(st.integers(0, 10 ** 6), st.integers(0, 10 ** 6))
+def test_displayed_order_moves_nothing_for_a_model_blind_to_it(one, two):
+    """Permutation invariance end to end: log-probabilities, PSL's kl and the ranking, all by item."""
+    model = BlindStub()
+    first, second = batch(one), batch(two)
+    a, b = alro.item_log_probs(model, first), alro.item_log_probs(model, second)
+    assert torch.allclose(a, b, atol=1e-6)
+    parts = alro.alro_loss(a, first.order, first.ratings, alpha=1, beta=1, gamma=10, other_log_probs=b)
+    assert parts["kl"].abs().max() < 1e-6
+    for decode in ("greedy", "first"):
+        assert torch.equal(alro.rank_candidates(model, first, decode), alro.rank_candidates(model, second, decode))
+
+
+def test_a_model_that_copies_the_display_is_not_invariant():
+    """The test above must be able to fail: a random model's outputs do depend on the displayed order."""
+    model = tiny("Llama")
+    a, b = (alro.item_log_probs(model, batch(key)).log_softmax(-1) for key in (1, 2))
+    parts = alro.alro_loss(a, batch(1).order, batch(1).ratings, alpha=1, beta=1, gamma=10, other_log_probs=b)
+    assert parts["kl"].min() > 0
+
+
+# --------------------------------------------------------------------------------------------------------------- ranking
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_ranking_equals_decoding_without_cache_one_list_at_a_time(family):
+    model, found = tiny(family), batch(answers=False)
+    ranked = alro.rank_candidates(model, found)
+    for row in range(len(LISTS)):
+        ids, left, expected = found.input_ids[row, :found.positions[row, 0] + 1].tolist(), list(range(5)), []
+        while left:
+            logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
+            slot = max(left, key=lambda s: logits[found.identifiers[s]].item())
+            left.remove(slot)
+            ids.append(found.identifiers[slot].item())
+            expected.append(found.slots[row, slot].item())
+        assert ranked[row].tolist() == expected
+    logits = model(input_ids=found.input_ids[:1, :found.positions[0, 0] + 1]).logits[0, -1]
+    first = found.slots[0][logits[found.identifiers].argsort(descending=True)]
+    assert torch.equal(alro.rank_candidates(model, found, "first")[0], first)
+
+
+@pytest.mark.parametrize("decode", ["greedy", "first"])
+def test_ranking_does_not_see_an_answer_or_padding_in_the_batch(decode):
+    model, gold = tiny("Llama"), batch()
+    wrong = gold._replace(input_ids=gold.input_ids.clone())
+    for row in range(len(LISTS)):
+        wrong.input_ids[row, gold.positions[row, 0] + 1:] = torch.randint(len(TOKENIZER), (1,)).item()
+    expected = alro.rank_candidates(model, batch(answers=False), decode)
+    assert torch.equal(alro.rank_candidates(model, gold, decode), expected)
+    assert torch.equal(alro.rank_candidates(model, wrong, decode), expected)
+
+
+@given(st.integers(0, 2 ** 31), st.sampled_from(["greedy", "first"]), st.sampled_from([0.0, 1.0, 1e4]))
+def test_ranking_is_always_a_permutation(seed, decode, scale):
+    model = tiny("Llama")
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.normal_(0, scale)
+    ranked = alro.rank_candidates(model, batch(seed, answers=False), decode)
+    assert ranked.sort(-1).values.eq(torch.arange(5)).all()
+
+
+def test_a_dead_model_ranks_at_random_not_as_displayed():
+    """All logits equal: the ranking must be the item order, which carries no information, in every display."""
+    model = tiny("Llama")
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)
+    for decode in ("greedy", "first"):
+        assert (alro.rank_candidates(model, batch(answers=False), decode) == torch.arange(5)).all()
+
+
+def test_broken_weights_and_a_wrong_decode_are_errors():
+    model = tiny("Llama")
+    with pytest.raises(ValueError, match="beam"):
+        alro.rank_candidates(model, batch(answers=False), "beam")
+    with torch.no_grad():
+        model.get_output_embeddings().weight[batch().identifiers[2]] = float("nan")
+    with pytest.raises(alro.AlroError, match="not finite in rows"):
+        alro.rank_candidates(model, batch(answers=False))
+
+
+def test_loading_refuses_a_model_whose_logits_are_capped(tmp_path):
+    """Gemma 2 squeezes its logits through a tanh, which target_logits does not."""
+    torch.manual_seed(0)
+    config = transformers.Gemma2Config(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+                                       num_attention_heads=4, num_key_value_heads=2, head_dim=8, pad_token_id=0,
+                                       final_logit_softcapping=0.01)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(alro.AlroError, match="output layer"):
+        evaluate.load_model(str(tmp_path))

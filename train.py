@@ -1,0 +1,442 @@
+"""Train a list-wise ranker: one configuration, one loop.
+
+    python train.py                                                the demo: a tiny model, a synthetic world, two minutes
+    python train.py --ablation                                     SFT and ALRO, on shown and on shuffled orders
+    python train.py --preset small-gpu --dataset ml-100k --download        a 135M model on MovieLens, one small GPU
+    python train.py --resume RUN                                   go on where an interrupted run stopped
+
+Every flag is a field of DataConfig (data.py) or of TrainConfig below. A run's folder holds config.json, log.jsonl,
+model/ (best on validation), checkpoint/ (what resuming needs) and, where test lists were ranked, eval-test.json.
+"""
+import dataclasses
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from alro import (IDENTIFIERS, Batch, alro_loss, blind_probs, build_prompt, by_item, gold_order, gold_rank,
+                  history_loss, soft_lambda_loss, target_logits)
+from cli import check_least, from_dict, option, parse, require, run, write_json
+from data import (DataConfig, Encoder, RankingList, Ratings, generator, informative, load, load_tokenizer, random_slots,
+                  split)
+from evaluate import (autocast, chance_method, context_length, hardware, import_peft, in_words, load_model,
+                      model_ranker, ndcg, pick_device, read_config, reference_rankers, score_method, summary, text_table,
+                      write_results)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How to train. The defaults are the demo's; GUESS: all numbers, the paper's are not known to us."""
+    model: str = option("tiny", "tiny (built here, random weights), or a Hugging Face id or folder (safetensors)")
+    out: str | None = option(None, "the run's folder (default: runs/<dataset>-<n>, the first n that is free)")
+    seed: int = option(0, "of weights, batches, displayed orders and ties; never of the data")
+    steps: int = option(0, "optimiser steps; wins over --epochs; 0 = as many as --epochs says")
+    epochs: float = option(8.0, "passes over the training lists")
+    batch_size: int = option(32, "lists per optimiser step")
+    grad_accum: int = option(1, "parts a step's lists go through the model in: less memory, same gradient")
+    lr: float = option(3e-3, "peak learning rate of AdamW")
+    warmup_steps: int = option(50, "steps until the peak, then linear decay to 0")
+    weight_decay: float = option(0.0, "of AdamW")
+    dropout: float = option(0.0, "dropout wherever the model's configuration has one, and in LoRA")
+    clip: float = option(1.0, "largest norm of a step's gradient")
+    alpha: float = option(1.0, "weight of the soft lambda loss")
+    beta: float = option(1.0, "weight of permutation-sensitive learning; 0 = one prompt per list, half the work")
+    gamma: float = option(10.0, "sharpness of the soft-argmax (see alro.soft_rank)")
+    sigma: float = option(1.0, "slope of the pairwise logistic, per rank")
+    history_weight: float = option(1.0, "weight of the loss on the history's ratings (OURS)")
+    display_order: str = option("shown", "order in the first prompt: shown (one fixed order per list) or shuffled (anew)")
+    through_target: bool = option(True, "gradients also flow through PSL's target (GUESS: yes, the demo learns sooner)")
+    loss_on_both: bool = option(False, "SFT and SLL on both displayed orders, not on the first alone")
+    lora_rank: int = option(0, "train a LoRA adapter of this rank (needs peft); 0 = all weights")
+    log_every: int = option(20, "steps between lines of log.jsonl")
+    valid_every: int = option(0, "steps between validations, each with a checkpoint; 0 = five times in a run")
+    valid_limit: int = option(200, "validation lists to rank; 0 = all")
+    patience: int = option(0, "stop after this many validations without a better NDCG; 0 = never")
+    test_limit: int = option(500, "test lists to rank at the end; 0 = none (evaluate.py does it)")
+    test_orders: int = option(3, "random displayed orders of each of them")
+    resume: str | None = option(None, "go on with this run, with its own configuration; takes no other flag")
+    ablation: bool = option(False, "train SFT and ALRO, on shown and on shuffled orders, and compare")
+
+    def __post_init__(self):
+        check_least(self, steps=0, batch_size=1, grad_accum=1, warmup_steps=0, weight_decay=0, alpha=0, beta=0,
+                    history_weight=0, lora_rank=0, log_every=1, valid_every=0, valid_limit=0, patience=0, test_limit=0,
+                    test_orders=1)
+        for name in ("epochs", "lr", "clip", "gamma", "sigma"):
+            require(0 < getattr(self, name) < math.inf, f"--{name} must be positive, got {getattr(self, name)}")
+        require(0 <= self.dropout < 1, f"--dropout must be in 0..1, below 1, got {self.dropout}")
+        require(self.display_order in ("shown", "shuffled"),
+                f"--display_order must be shown or shuffled, got {self.display_order!r}")
+
+
+PRESETS = {
+    "demo": {},
+    "small-gpu": dict(model="HuggingFaceTB/SmolLM2-135M-Instruct", dataset="ml-100k", list_size=10, history_size=20,
+                      epochs=1.0, lr=3e-4, beta=0.1, display_order="shuffled", test_limit=0),
+    # GUESS: all but the model and the dataset, which are among those the paper uses.
+    "paper": dict(model="meta-llama/Llama-2-7b-hf", dataset="ml-1m", list_size=10, history_size=20, epochs=1.0, lr=1e-4,
+                  beta=0.1, display_order="shuffled", lora_rank=8, grad_accum=16, test_limit=0),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The model
+# ---------------------------------------------------------------------------------------------------------------------
+
+def word_tokenizer(ratings: Ratings) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer for the tiny model: a token for each word of the catalogue and of the prompt.
+
+    A word keeps its leading space, as in byte-level BPE, so the identifier " A" is not the "A" that opens the prompt.
+    The prompt's two fixed sentences are one token each: a third of a short prompt saved.
+    """
+    splitter = pre_tokenizers.Split(Regex(r"A user rated .*:\n|Rank these .* this user:\n|\n| ?\w+| ?[^\s\w]+| "),
+                                    behavior="isolated")
+    levels = np.unique(ratings.rating).tolist()
+    history = [*zip(ratings.titles, itertools.cycle(levels)), *((ratings.titles[0], level) for level in levels)]
+    letters = len(IDENTIFIERS)
+    texts = [build_prompt(history, ["x"] * letters, list(range(letters)), ratings.noun, ratings.scale),
+             *(f"{title} ->" for title in ratings.titles)]
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(text)}
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", *sorted(words)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
+    tokenizer.pre_tokenizer, tokenizer.decoder = splitter, decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
+
+
+def tiny_model(vocabulary: int) -> LlamaForCausalLM:
+    """A Llama of 90,000 weights. Random weights of deviation 0.1, not 0.02: at width 64 it leaves the uniform trap
+    hundreds of steps earlier."""
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=True, initializer_range=0.1,
+        bos_token_id=None, eos_token_id=None))
+
+
+def build_model(cfg: TrainConfig, ratings: Ratings):
+    """(model, tokenizer), on the CPU, with dropout and LoRA as cfg says."""
+    torch.manual_seed(cfg.seed)
+    if cfg.model == "tiny":
+        tokenizer = word_tokenizer(ratings)
+        model = tiny_model(len(tokenizer))
+    else:
+        tokenizer, model = load_tokenizer(cfg.model), load_model(cfg.model)
+    if cfg.dropout:
+        names = [name for name in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop") if
+                 hasattr(model.config, name)]
+        for module in model.modules():  # the layers have read the configuration already
+            if "attention_dropout" in names and hasattr(module, "attention_dropout"):
+                module.attention_dropout = cfg.dropout
+            if isinstance(module, torch.nn.Dropout):
+                module.p = cfg.dropout
+        require(bool(names) or cfg.lora_rank > 0, f"--dropout {cfg.dropout}: {cfg.model} has no dropout to set")
+    if cfg.lora_rank:
+        peft = import_peft()
+        model = peft.get_peft_model(model, peft.LoraConfig(  # GUESS: all linear layers, scale 2
+            r=cfg.lora_rank, lora_alpha=2 * cfg.lora_rank, lora_dropout=cfg.dropout, target_modules="all-linear",
+            task_type="CAUSAL_LM"))
+    return model, tokenizer
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One step's data and losses
+# ---------------------------------------------------------------------------------------------------------------------
+
+class TrainingSteps(torch.utils.data.Dataset):
+    """Item number s is all the data of step s: a pure function of (seed, s), so any run can start at any step, and
+    batches can be made ahead in other processes."""
+
+    def __init__(self, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig):
+        self.lists, self.encoder, self.cfg = lists, encoder, cfg
+        self.per_epoch = -(-len(lists) // cfg.batch_size)
+        self.total = cfg.steps or max(1, round(cfg.epochs * self.per_epoch))
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, step: int) -> tuple[list[Batch], list[str], list[str]]:
+        """(parts of the step's batch, list ids, ids of lists whose history was shortened)."""
+        epoch, i = divmod(step, self.per_epoch)
+        order = torch.randperm(len(self.lists), generator=generator("epoch", self.cfg.seed, epoch))
+        chosen = [self.lists[row] for row in order[i * self.cfg.batch_size:(i + 1) * self.cfg.batch_size].tolist()]
+        self.encoder.shortened.clear()
+        parts = -(-len(chosen) // -(-self.cfg.batch_size // self.cfg.grad_accum))
+        batches = [self.batch(chosen[part::parts], epoch) for part in range(parts)]
+        return batches, [one.list_id for one in chosen], list(self.encoder.shortened)
+
+    def batch(self, lists: list[RankingList], epoch: int) -> Batch:
+        """B rows in the first displayed order and, for PSL, the same lists once more in another: B or 2 B rows.
+        Both get the same gold order, so that they differ in nothing but the display."""
+        cfg, m = self.cfg, self.encoder.list_size
+        gold = torch.cat([gold_order(torch.tensor([one.ratings]), generator("ties", cfg.seed, epoch, one.list_id))
+                          for one in lists])  # (B, m)
+        slots = [one.shown if cfg.display_order == "shown" else random_slots(m, cfg.seed, epoch, one.list_id, "first")
+                 for one in lists]
+        if cfg.beta == 0:
+            return self.encoder.batch(lists, slots, gold)
+        slots += [random_slots(m, cfg.seed, epoch, one.list_id, "other") for one in lists]
+        return self.encoder.batch(lists + lists, slots, torch.cat([gold, gold]))
+
+
+def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
+    """The objective's parts and "total", each (B,), for a batch of B or, with PSL, 2 B rows (`TrainingSteps.batch`)."""
+    with autocast(batch.input_ids.device):
+        logits = target_logits(model, batch)  # (B or 2 B, K, V): both displayed orders in one pass
+    log_probs = by_item(logits, batch)  # (B or 2 B, m, m)
+    first = slice(len(log_probs) // (1 if cfg.beta == 0 else 2))
+    return alro_loss(
+        log_probs[first], batch.order[first], batch.ratings[first], alpha=cfg.alpha, beta=cfg.beta, gamma=cfg.gamma,
+        sigma=cfg.sigma, other_log_probs=None if cfg.beta == 0 else log_probs[first.stop:],
+        through_target=cfg.through_target, loss_on_both=cfg.loss_on_both,
+        history=history_loss(logits, batch)[first] if cfg.history_weight else None, history_weight=cfg.history_weight)
+
+
+def blind_sll(batch: Batch, cfg: TrainConfig) -> float:
+    """SLL of the model that knows only which items are out: the reference for the model's own."""
+    ranks = gold_rank(batch.ratings)
+    return soft_lambda_loss(blind_probs(batch.order), batch.ratings, ranks, cfg.gamma, cfg.sigma).mean().item()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a run leaves on disk
+# ---------------------------------------------------------------------------------------------------------------------
+
+def save_model(model, tokenizer, folder: Path) -> None:
+    """folder/model in Hugging Face format: written beside it, then moved into place."""
+    partial, old = folder / "model.partial", folder / "model.old"
+    for rest in (partial, old):
+        shutil.rmtree(rest, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    if (folder / "model").exists():
+        os.rename(folder / "model", old)
+    os.rename(partial, folder / "model")
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def save_checkpoint(folder: Path, state: dict) -> None:
+    """checkpoint/state.pt, whole or not at all."""
+    (folder / "checkpoint").mkdir(exist_ok=True)
+    partial = folder / "checkpoint" / "state.pt.partial"
+    with open(partial, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / "checkpoint" / "state.pt")
+
+
+def trainable(model) -> dict[str, torch.nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+class Log:
+    """log.jsonl and the check that all numbers are finite. Numbers stay on the device until `flush`: reading one
+    back at every step would make the GPU wait for Python."""
+
+    def __init__(self, path: Path, until: int, m: int):
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= until]  # a resumed run writes the rest anew
+        path.write_text("".join(line + "\n" for line in kept))
+        self.path, self.pending, self.start, self.tokens = path, [], time.perf_counter(), 0
+        self.references = {"log_m": math.log(m), "log_m_factorial_over_m": math.lgamma(m + 1) / m}
+
+    def add(self, step: int, parts: list[dict], norm: torch.Tensor, ids: list[str], tokens: int) -> None:
+        means = {name: torch.cat([part[name].detach() for part in parts]).mean() for name in parts[0]}
+        self.pending.append((step, {**means, "grad_norm": norm.detach()}, ids))
+        self.tokens += tokens
+
+    def flush(self, **more) -> dict:
+        """Write a line of means since the last one; raise AlroError if a step's numbers were not finite."""
+        if not self.pending:
+            return {}
+        rows = [(step, {name: value.item() for name, value in means.items()}, ids) for step, means, ids in self.pending]
+        for step, means, ids in rows:
+            require(all(map(math.isfinite, means.values())),
+                    f"step {step}: not finite: {means}, lists {ids}; the last checkpoint is from before")
+        line = {"step": rows[-1][0], **{name: sum(means[name] for _, means, _ in rows) / len(rows) for name in rows[0][1]},
+                "tokens_per_second": round(self.tokens / (time.perf_counter() - self.start)), **self.references, **more}
+        self.pending, self.start, self.tokens = [], time.perf_counter(), 0
+        self.write(line)
+        return line
+
+    def write(self, line: dict) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The loop
+# ---------------------------------------------------------------------------------------------------------------------
+
+def free_folder(dataset: str) -> str:
+    return next(name for name in (f"runs/{dataset}-{n}" for n in itertools.count(1)) if not Path(name).exists())
+
+
+def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=None) -> dict:
+    """Train one run, from its start or from its last checkpoint.
+
+    Args: on_step: called as on_step(step) after each step (tests).
+    Returns: {"folder", "best_valid_ndcg", "step", and "result", "methods" if test lists were ranked}.
+    """
+    folder, device = Path(cfg.out or free_folder(data_cfg.dataset)), pick_device()
+    cfg = dataclasses.replace(cfg, out=str(folder))
+    require(resume or not (folder / "config.json").exists(),
+            f"{folder} holds a run already: go on with it (--resume {folder}) or choose another --out")
+    ratings = load(data_cfg)
+    splits = split(ratings, data_cfg)
+    train_lists, valid_lists = informative(splits.train, "training"), informative(splits.valid, "validation")
+    valid_lists = valid_lists[:cfg.valid_limit or None]
+    model, tokenizer = build_model(cfg, ratings)
+    m = data_cfg.list_size
+    encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, m, context_length(model, tokenizer),
+                      history_targets=cfg.history_weight > 0)
+    steps = TrainingSteps(train_lists, encoder, cfg)
+    total, weights = len(steps), trainable(model)
+    valid_every = cfg.valid_every or max(1, total // 5)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        write_json(folder / "config.json", {
+            "data": dataclasses.asdict(data_cfg), "train": dataclasses.asdict(cfg),
+            "prompt": {"noun": ratings.noun, "scale": ratings.scale}, "hardware": hardware(),
+            "versions": {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
+                         "transformers": transformers.__version__}})
+    print(" ".join(f"{name}={value}" for name, value in {**vars(data_cfg), **vars(cfg)}.items()),
+          f"{device}: {'bf16 autocast, float32 weights' if device.type == 'cuda' else 'float32, no GPU found'}; "
+          f"{sum(p.numel() for p in model.parameters()):,} weights, {sum(p.numel() for p in weights.values()):,} trained",
+          f"{len(train_lists)} training lists with two different ratings of {len(splits.train)}; {total} steps of "
+          f"{cfg.batch_size}; with no idea of the user SFT stays at log(m!)/m = {math.lgamma(m + 1) / m:.3f}", sep="\n")
+
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(weights.values(), lr=cfg.lr, weight_decay=cfg.weight_decay, betas=(0.9, 0.95), fused=True)
+    scheduler = transformers.get_linear_schedule_with_warmup(optimizer, cfg.warmup_steps, total)
+    start, best, worse = 0, -math.inf, 0
+    if resume and (folder / "checkpoint" / "state.pt").exists():
+        state = torch.load(folder / "checkpoint" / "state.pt", map_location=device, weights_only=True)
+        with torch.no_grad():
+            for name, value in state["weights"].items():
+                weights[name].copy_(value)
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        start, best, worse = state["step"], state["best"], state["worse"]
+        torch.set_rng_state(state["rng"].cpu())
+        print(f"resumed at step {start}")
+    log, shortened, interrupted = Log(folder / "log.jsonl", start, m), set(), []
+
+    def checkpoint(step: int) -> None:
+        save_checkpoint(folder, {"step": step, "best": best, "worse": worse, "weights": weights,
+                                 "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
+                                 "rng": torch.get_rng_state()})
+
+    def validate() -> float:
+        ratings_, slots = torch.tensor([one.ratings for one in valid_lists]), [
+            random_slots(m, "eval", one.list_id, 0) for one in valid_lists]
+        return ndcg(ratings_, model_ranker(model, encoder)(valid_lists, slots), m).mean().item()
+
+    loader = torch.utils.data.DataLoader(steps, batch_size=None, sampler=range(start, total),
+                                         num_workers=4 if device.type == "cuda" else 0)
+    previous = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True) if not interrupted else sys.exit(130))
+    try:
+        with tqdm(total=total, initial=start, disable=None, mininterval=1) as bar:
+            for step, (batches, ids, short) in enumerate(loader, start + 1):
+                parts = []
+                for batch in batches:
+                    parts.append(losses(model, batch.to(device), cfg))
+                    (parts[-1]["total"].sum() / len(ids)).backward()  # the sum over parts is the mean over lists
+                norm = torch.nn.utils.clip_grad_norm_(weights.values(), cfg.clip)
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad(set_to_none=True)
+                shortened.update(short)
+                log.add(step, parts, norm, ids, sum((batch.positions[:, 0] + m).sum().item() for batch in batches))
+                bar.update()
+                due, stop = step % valid_every == 0 or step == total, bool(interrupted)
+                if step % cfg.log_every == 0 or due or stop:
+                    line = log.flush(lr=scheduler.get_last_lr()[0], blind_sll=blind_sll(batches[0], cfg))
+                    bar.set_postfix({name: f"{line[name]:.3f}" for name in ("sft", "sll", "psl", "history") if name in line})
+                if due:
+                    found = validate()
+                    log.write({"step": step, "valid_ndcg": found})
+                    worse = 0 if found > best else worse + 1
+                    if found > best:
+                        best = found
+                        save_model(model, tokenizer, folder)
+                    bar.write(f"step {step}: validation NDCG@{m} {found:.4f}" + (" (best)" if worse == 0 else ""))
+                    checkpoint(step)
+                    stop = stop or worse >= cfg.patience > 0
+                elif stop:
+                    checkpoint(step)
+                if on_step:
+                    on_step(step)
+                if interrupted:
+                    raise SystemExit(f"interrupted; go on with: python train.py --resume {folder}")
+                if stop:
+                    break
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if shortened:
+        print(f"{len(shortened)} lists lost their oldest history: the prompt did not fit the model's context")
+    outcome = {"folder": str(folder), "best_valid_ndcg": best}
+    if cfg.test_limit:
+        outcome["result"], outcome["methods"] = report(cfg, data_cfg, ratings, splits, folder, encoder)
+    return outcome
+
+
+def report(cfg: TrainConfig, data_cfg: DataConfig, ratings: Ratings, splits, folder: Path, encoder: Encoder):
+    """Rank the test lists with the model best on validation; print and write the table. (result, methods)"""
+    lists = informative(splits.test, "test")[:cfg.test_limit]
+    device = pick_device()
+    rankers = {"untrained": model_ranker(build_model(cfg, ratings)[0].to(device), encoder),
+               "trained": model_ranker(load_model(str(folder / "model")).to(device), encoder),
+               **reference_rankers(ratings, splits.fit["test"])}
+    methods = {"chance": chance_method(lists)}
+    methods |= {name: score_method(ranker, lists, cfg.test_orders) for name, ranker in rankers.items()}
+    result = summary(methods, lists, {"untrained": 1, "trained": 1}, dataset=data_cfg.dataset, split="test",
+                     model=cfg.model, seed=cfg.seed, decode="greedy", lists=len(splits.test), orders=cfg.test_orders)
+    write_results(folder, result, methods, lists)
+    found = methods["trained"]
+    print("\n" + text_table(result) + "\n")
+    print(in_words(lists[0], found["predicted"][0][0].tolist(), ratings.titles, found["slots"][0][0]))
+    return result, methods
+
+
+def ablation(data_cfg: DataConfig, cfg: TrainConfig) -> dict:
+    """SFT and ALRO, trained on the shown order and on shuffled ones: who learns, who only copies the display."""
+    folder = Path(cfg.out or free_folder(f"{data_cfg.dataset}-ablation"))
+    arms = {f"{name}, {display}": {**loss, "display_order": display} for display in ("shown", "shuffled") for name, loss
+            in (("SFT", {"alpha": 0.0, "beta": 0.0}), ("ALRO", {}))}
+    outcomes = {name: train(data_cfg, dataclasses.replace(cfg, **arm, out=str(folder / name.replace(", ", "-")),
+                                                          ablation=False)) for name, arm in arms.items()}
+    one = next(iter(outcomes.values()))["result"]
+    rows = {"chance": "chance", **{name: "trained" for name in arms}, "oracle": "oracle"}
+    source = {name: outcomes[name]["result"] if name in outcomes else one for name in rows}
+    table = {**one, "methods": {name: source[name]["methods"][row] for name, row in rows.items() if row in source[name]["methods"]},
+             "timing": {name: source[name]["timing"][row] for name, row in rows.items() if row in source[name]["timing"]}}
+    write_json(folder / "ablation.json", table)
+    print("\n" + text_table(table))
+    return table
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    data_cfg, cfg = parse(arguments, DataConfig, TrainConfig, presets=PRESETS)
+    if cfg.resume:
+        require(cfg == TrainConfig(resume=cfg.resume) and data_cfg == DataConfig(),
+                "--resume RUN goes on with that run's own configuration and takes no other flag")
+        config, where = read_config(cfg.resume), f"{cfg.resume}/config.json"
+        data_cfg, cfg = from_dict(DataConfig, config["data"], where), from_dict(TrainConfig, config["train"], where)
+        return train(data_cfg, dataclasses.replace(cfg, out=cfg.out), resume=True)
+    return ablation(data_cfg, cfg) if cfg.ablation else train(data_cfg, cfg)
+
+
+if __name__ == "__main__":
+    run(main)
