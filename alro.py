@@ -47,9 +47,7 @@ class AlroError(ValueError):
     """Something the user can mend; the message is one line that says what, where, and what would be right."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 1. The list-wise prompt, with explicit feedback (PAPER: claim 3; the wording is a GUESS)
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- 1. The list-wise prompt, with explicit feedback (PAPER: claim 3; the wording is a GUESS) -----------------------
 
 def clean_text(text: str) -> str:
     """One line of plain text: white space, control characters and lone surrogates become single spaces."""
@@ -112,9 +110,7 @@ def identifier_tokens(tokenizer, m: int) -> torch.Tensor:
     return torch.tensor(tokens)  # (m,)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 2. The target: gold order and gold rank
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- 2. The target: gold order and gold rank ------------------------------------------------------------------------
 
 def gold_order(ratings: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """Items from best to worst, ties in random order.
@@ -144,9 +140,7 @@ def gold_rank(ratings: torch.Tensor) -> torch.Tensor:
     return better + (equal + 1) / 2  # the mean of better + 1 .. better + equal
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 3. The model's probabilities, teacher forced, by item
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- 3. The model's probabilities, teacher forced, by item ----------------------------------------------------------
 
 class Batch(NamedTuple):
     """B tokenised lists, padded on the right (data.py makes it). All long, but for ratings."""
@@ -200,9 +194,7 @@ def item_log_probs(model, batch: Batch) -> torch.Tensor:
     return by_item(target_logits(model, batch), batch)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 4. The losses. Pure functions on tensors by item; any float dtype; one value per list, never reduced; no padding.
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- 4. The losses: pure functions on tensors by item, any float dtype; one value per list, never reduced; no padding
 
 def sft_loss(log_probs: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Supervised fine-tuning: next-token loss on the answer.
@@ -353,9 +345,7 @@ def alro_loss(log_probs, order, ratings, *, alpha: float, beta: float, gamma: fl
     return parts
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 5. Ranking: one prompt, one displayed order; PSL costs nothing here (PAPER: claim 4)
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- 5. Ranking: one prompt, one displayed order; PSL costs nothing here (PAPER: claim 4) ---------------------------
 
 def _next_item_logits(model, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Logits (B, m) of the m identifiers, by item, from hidden states (B, d); float32 even under autocast: bf16 has

@@ -1,6 +1,6 @@
 """Command line and JSON from dataclasses, and errors in one line. Nothing of the paper is here.
 
-A configuration is a frozen dataclass whose fields are made by `option`; each field is a flag, and its help is the flag's.
+A configuration is a frozen dataclass whose fields are made by `option`: each is a flag with that default and help.
 """
 import argparse
 import dataclasses

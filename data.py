@@ -11,6 +11,7 @@ import array
 import csv
 import dataclasses
 import hashlib
+import http.client
 import itertools
 import json
 import os
@@ -55,9 +56,9 @@ class DataConfig:
         require(2 <= self.list_size <= len(IDENTIFIERS),
                 f"--list_size must be 2..{len(IDENTIFIERS)} (identifiers are letters), got {self.list_size}")
         check_least(self, history_size=0, stride=1, k_core=0, max_users=0, data_seed=0)
-        require(not self.download or self.dataset.startswith("ml-"), "--download works for the ml-... datasets only")
+        require(self.dataset.startswith("ml-") or not self.download, "--download works for the ml-... datasets only")
         require(not real or self.download or self.data_path is not None,
-                f"--dataset {self.dataset} needs --data_path, the folder with its files; --download fetches ml-... sets")
+                f"--dataset {self.dataset} needs --data_path, the folder with its files (or, for ml-..., --download)")
         require(real or not (self.data_path or self.k_core or self.max_users),
                 "--data_path, --k_core and --max_users are for datasets in files, not for the synthetic one")
 
@@ -114,9 +115,7 @@ def random_slots(m: int, *key) -> list[int]:
     return torch.randperm(m, generator=generator("slots", *key)).tolist()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Reading files
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Reading files --------------------------------------------------------------------------------------------------
 
 class Table(NamedTuple):
     """A delimited file. A column is the pattern of its name in the header or, where there is none, its number."""
@@ -159,10 +158,11 @@ def read_table(folder: Path, table: Table):
     place, columns, width = f"{found[0]}:1", table.columns, table.width
     # A byte that cannot be decoded becomes a surrogate, so that the error below can name its line.
     with open(found[0], encoding=table.encoding, errors="surrogateescape", newline="" if quoted else "\n") as file:
-        rows = csv.reader(file, strict=True) if quoted else (line.rstrip("\r\n").split(table.separator) for line in file)
+        split_line = csv.reader(file, strict=True) if quoted else (
+            line.rstrip("\r\n").split(table.separator) for line in file)
         try:
-            for number, row in enumerate(rows, 1):
-                place = f"{found[0]}:{rows.line_num if quoted else number}"
+            for line, row in enumerate(split_line, 1):
+                place = f"{found[0]}:{split_line.line_num if quoted else line}"
                 if row in ([], [""]):
                     continue
                 if not width:
@@ -170,7 +170,7 @@ def read_table(folder: Path, table: Table):
                     columns = [next((i for i, name in enumerate(row) if re.fullmatch(pattern, name.strip())), None)
                                for pattern in table.columns]
                     for pattern, column in zip(table.columns, columns):
-                        require(column is not None or pattern == table.columns[2:3] or "year" in pattern,
+                        require(column is not None or "year" in pattern,
                                 f"{place}: the header has no column {pattern!r}: {row}")
                     continue
                 require(len(row) == width,
@@ -185,11 +185,10 @@ def read_table(folder: Path, table: Table):
 
 def number(text: str, what: str, place: str) -> float:
     try:
-        value = float(text)
-    except ValueError:
-        value = np.nan
-    require(np.isfinite(value), f"{place}: {what} must be a finite number, got {text!r}")
-    return value
+        require(np.isfinite(float(text)), "")
+        return float(text)
+    except ValueError:  # AlroError is one
+        raise AlroError(f"{place}: {what} must be a finite number, got {text!r}") from None
 
 
 def read_ratings(folder: Path, layout: Layout, cfg: DataConfig) -> Ratings:
@@ -202,8 +201,7 @@ def read_ratings(folder: Path, layout: Layout, cfg: DataConfig) -> Ratings:
     for place, (user, item, rating, timestamp) in read_table(folder, layout.ratings):
         require(user != "" and item != "", f"{place}: user and item must not be empty")
         value, seconds = number(rating, "rating", place), number(timestamp, "timestamp", place)
-        require(0 <= value <= MAX_RATING, f"{place}: rating {rating} is outside 0..{MAX_RATING}; gains are "
-                                          "2^rating - 1, so bring the scale into that range first")
+        require(0 <= value <= MAX_RATING, f"{place}: rating {rating} is outside 0..{MAX_RATING}: bring it into range")
         if chosen is None or user in chosen:
             row = users.setdefault(user, len(users)), items.setdefault(item, len(items)), value, seconds
             for column, entry in zip(columns, row):
@@ -257,27 +255,23 @@ def download(name: str, folder: Path) -> None:
     wanted, url = [table.file for table in LAYOUTS[name][:2]], f"{GROUPLENS}/{name}.zip"
     if all((folder / file).exists() for file in wanted):
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        archive = Path(scratch, "archive.zip")
-        try:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            archive = Path(scratch, "archive.zip")
             with urllib.request.urlopen(f"{url}.md5", timeout=60) as reply:
-                stated = re.search(r"\b[0-9a-f]{32}\b", reply.read(4096).decode("ascii", "replace"))
+                stated = re.findall(r"\b[0-9a-f]{32}\b", reply.read(4096).decode("ascii", "replace"))
             with urllib.request.urlopen(url, timeout=60) as reply, open(archive, "wb") as file:
                 shutil.copyfileobj(reply, file)
-            with open(archive, "rb") as file:
-                found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-            require(stated is not None and found == stated[0],
-                    f"{url}: its MD5 is {found}, but {url}.md5 says {stated and stated[0]}: cut short? Try again")
+            found = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+            require([found] == stated, f"{url}: its MD5 is {found}, but {url}.md5 says {stated}: cut short? Try again")
             with zipfile.ZipFile(archive) as members:  # these two by name, nothing else: no member can climb out
                 for file in wanted:
-                    with members.open(f"{name}/{file}") as source, open(Path(scratch, file), "wb") as target:
-                        shutil.copyfileobj(source, target)
-        except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise AlroError(f"could not download {url}: {error}") from None
-        folder.mkdir(exist_ok=True)
-        for file in wanted:
-            os.replace(Path(scratch, file), folder / file)
+                    Path(scratch, file).write_bytes(members.read(f"{name}/{file}"))
+            for file in wanted:
+                os.replace(Path(scratch, file), folder / file)
+    except (OSError, EOFError, KeyError, http.client.HTTPException, zipfile.BadZipFile) as error:
+        raise AlroError(f"could not download {url} into {folder}: {error}") from None
 
 
 def load(cfg: DataConfig) -> Ratings:
@@ -316,9 +310,7 @@ def synthetic(cfg: DataConfig, n_users: int = 2000, per_user: int = 32) -> Ratin
     return dataclasses.replace(ratings, expected=expected[:, [int(i) for i in ratings.items]])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Lists
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Lists ----------------------------------------------------------------------------------------------------------
 
 def split(ratings: Ratings, cfg: DataConfig) -> Splits:
     """Per user by time: the last m ratings are the test list, the m before the validation list, windows of m before
@@ -371,9 +363,7 @@ def sha256(lists: list[RankingList]) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Batches
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Batches --------------------------------------------------------------------------------------------------------
 
 def list_prompt(words, one: RankingList, slots: list[int], dropped: int = 0) -> str:
     """The list's prompt in one displayed order, without the oldest `dropped` ratings of its history; `words` (Ratings
@@ -405,8 +395,8 @@ class Encoder:
             if len(found.input_ids) + self.list_size <= self.max_length:
                 return prompt, found.input_ids, found.get("offset_mapping"), len(one.history) - dropped
             self.shortened.add(one.list_id)
-        raise AlroError(f"list {one.list_id}: {len(found.input_ids)} tokens without any history and {self.list_size} of "
-                        f"answer, but the model reads {self.max_length}: shorter titles, or a smaller --list_size")
+        raise AlroError(f"list {one.list_id}: {len(found.input_ids)} tokens without any history, and {self.list_size} "
+                        f"of answer; the model reads {self.max_length}: take a smaller --list_size")
 
     def batch(self, lists: list[RankingList], slots: list[list[int]], orders: torch.Tensor | None = None) -> Batch:
         """Tokenise lists, list b in displayed order slots[b].
@@ -463,9 +453,7 @@ def load_tokenizer(name: str):
         raise AlroError(f"--model {name}: no tokenizer there: {str(error).splitlines()[0]}") from None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# python data.py
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- python data.py -------------------------------------------------------------------------------------------------
 
 @dataclasses.dataclass(frozen=True)
 class ShowConfig:
@@ -478,23 +466,23 @@ def describe(ratings: Ratings, splits: Splits, tokenizer=None) -> str:
     require(len(every) > 0, f"no user has --list_size ratings after {MIN_HISTORY} others, so there are no lists")
     prompts = [list_prompt(ratings, one, one.shown) for one in every]
     lengths = list(map(len, encode(tokenizer, prompts).input_ids if tokenizer else map(str.split, prompts)))
-    values, counts = np.unique(ratings.rating, return_counts=True)
     table = np.array([one.ratings for one in every])  # (lists, m)
-    m = table.shape[1]
-    tied = ((table[:, :, None] == table[:, None, :]).sum() - table.size) / (table.size * (m - 1))
-    lines = [f"{len(ratings.users)} users, {len(ratings.items)} items, {len(ratings.rating)} ratings",
-             *(f"{name}: {count}" for name, count in ratings.counts.items()),
-             *(f"rating {value:g}: {n:9d} {n / counts.sum():6.1%} {'#' * round(40 * n / counts.max())}"
-               for value, n in zip(values, counts)),
-             *(f"{name}: {len(lists)} lists of {m}, {sum(one.informative for one in lists)} with two different ratings"
-               for name, lists in zip(Splits._fields, splits[:3])),
-             f"tied: {tied:.1%} of the pairs in a list",
-             f"prompt: {min(lengths)} to {max(lengths)} {'tokens' if tokenizer else 'words'}, median {np.median(lengths):.0f}"]
+    tied = (table[:, :, None] == table[:, None, :]).mean((1, 2)).mean() * table.shape[1] - 1  # less the diagonal
+    values, counts = np.unique(ratings.rating, return_counts=True)
+    lines = [f"{len(ratings.users)} users, {len(ratings.items)} items, {len(ratings.rating)} ratings"]
+    lines += [f"{name}: {count}" for name, count in ratings.counts.items()]
+    lines += [f"rating {value:g}: {n:9d} {n / counts.sum():6.1%} {'#' * round(40 * n / counts.max())}"
+              for value, n in zip(values, counts)]
+    lines += [f"{name}: {len(lists)} lists of {table.shape[1]}, {sum(one.informative for one in lists)} with two "
+              "different ratings" for name, lists in zip(Splits._fields, splits[:3])]
+    lines += [f"tied: {tied / (table.shape[1] - 1):.1%} of the pairs in a list",
+              f"prompt: {min(lengths)} to {max(lengths)} {'tokens' if tokenizer else 'words'}, "
+              f"median {np.median(lengths):.0f}"]
     one = every[-1]
     gold = gold_order(torch.tensor([one.ratings]), generator(one.list_id))[0].tolist()
-    for name, slots in (("as shown", one.shown), ("in a random order", random_slots(m, "eval", one.list_id, 0))):
+    for name, slots in ("as shown", one.shown), ("in a random order", random_slots(len(gold), "eval", one.list_id, 0)):
         answer = "".join(IDENTIFIERS[slots.index(item)] for item in gold)
-        lines.append(f"\n--- list {one.list_id}, {name}; [the answer] ---\n{list_prompt(ratings, one, slots)}[{answer}]")
+        lines += [f"\n--- list {one.list_id}, {name}; [the answer] ---\n{list_prompt(ratings, one, slots)}[{answer}]"]
     return "\n".join(lines)
 
 

@@ -21,15 +21,13 @@ from transformers import AutoModelForCausalLM
 
 from alro import IDENTIFIERS, AlroError, backbone, clean_text, rank_candidates, rank_of
 from cli import check_least, from_dict, option, parse, read_json, require, run, write_json
-from data import (DataConfig, Encoder, RankingList, Ratings, informative, load, load_tokenizer, random_slots, sha256,
-                  split)
+from data import (DataConfig, Encoder, RankingList, Ratings, informative, list_prompt, load, load_tokenizer,
+                  random_slots, sha256, split)
 
 CUTOFFS = (1, 3, 5, 10)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Metrics: one value per list
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Metrics: one value per list ------------------------------------------------------------------------------------
 
 def dcg(gain: torch.Tensor, k: int) -> torch.Tensor:
     """Discounted cumulative gain (B,) of gains (B, m) in their order, cut at k."""
@@ -57,7 +55,7 @@ def chance_ndcg(ratings: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def kendall_tau(order_a: torch.Tensor, order_b: torch.Tensor) -> torch.Tensor:
-    """Kendall's tau between the *ranks* two orders (B, m) give to the items: 1 the same order, 0 unrelated, -1 reversed."""
+    """Kendall's tau (B,) between the *ranks* that two orders (B, m) give to the items: 1 the same, -1 reversed."""
     a, b = rank_of(order_a), rank_of(order_b)  # (B, m)
     agree = ((a.unsqueeze(-1) - a.unsqueeze(-2)) * (b.unsqueeze(-1) - b.unsqueeze(-2))).sign()  # (B, m, m)
     m = order_a.shape[-1]
@@ -76,9 +74,7 @@ def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float
     return bootstrap(np.asarray(a) - np.asarray(b), seed)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Ranking many lists
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Ranking many lists ---------------------------------------------------------------------------------------------
 
 def autocast(device: torch.device):
     """bf16 on a GPU; full float32 on a CPU, where a student wants to see the same numbers twice."""
@@ -90,10 +86,9 @@ def model_ranker(model, encoder: Encoder, decode: str = "greedy", batch_size: in
     def rank(lists, slots):
         was_training, device = model.training, next(model.parameters()).device
         model.eval()
-        length = [sum(len(encoder.titles[item]) for item in [*one.items, *(i for i, _ in one.history)]) for one in lists]
-        by_length = np.argsort(length, kind="stable")  # lists of a batch about equally long: little padding
+        by_length = np.argsort([len(list_prompt(encoder, one, one.shown)) for one in lists], kind="stable")
         ranked = torch.empty(len(lists), len(lists[0].items), dtype=torch.long)
-        for rows in np.array_split(by_length, -(-len(lists) // batch_size)):
+        for rows in np.array_split(by_length, -(-len(lists) // batch_size)):  # about equally long: little padding
             batch = encoder.batch([lists[i] for i in rows], [slots[i] for i in rows])
             with autocast(device):
                 ranked[rows] = rank_candidates(model, batch.to(device), decode).cpu()
@@ -108,7 +103,7 @@ def score_ranker(score):
 
 
 def item_mean(ratings: Ratings, rows: np.ndarray, damping: float = 5) -> np.ndarray:
-    """(items,) mean rating of each item in the given rows, pulled to the overall mean as if by `damping` more ratings."""
+    """(items,) mean rating of each item in the given rows, with `damping` more ratings of the overall mean."""
     item, rating = ratings.item[rows], ratings.rating[rows]
     total = np.bincount(item, rating, len(ratings.items)) + damping * rating.mean()
     return total / (np.bincount(item, minlength=len(ratings.items)) + damping)
@@ -138,9 +133,9 @@ def score_method(ranker, lists: list[RankingList], orders: int) -> dict:
     if pairs:  # one order alone says nothing about their agreement
         values["kendall_tau"] = sum(kendall_tau(a, b) for a, b in pairs) / len(pairs)
         values["top1_flip_rate"] = sum((a[:, 0] != b[:, 0]).double() for a, b in pairs) / len(pairs)
-    by_slot = [rank_of(order).gather(1, torch.tensor(some)).double().mean(0) for some, order in zip(slots, random_orders)]
+    by_slot = [rank_of(order).gather(1, torch.tensor(some)).double() for some, order in zip(slots, random_orders)]
     return {"values": {name: value.numpy() for name, value in values.items()},
-            "mean_rank_by_slot": (sum(by_slot) / orders).tolist(), "slots": slots, "predicted": predicted,
+            "mean_rank_by_slot": torch.cat(by_slot).mean(0).tolist(), "slots": slots, "predicted": predicted,
             "ms_per_list": 1000 * seconds / len(lists) / len(slots)}
 
 
@@ -155,9 +150,7 @@ def chance_method(lists: list[RankingList]) -> dict:
             "slots": [], "predicted": [], "ms_per_list": 0.0}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Tables and files
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Tables and files -----------------------------------------------------------------------------------------------
 
 def hardware() -> str:
     if torch.cuda.is_available():
@@ -183,7 +176,7 @@ def text_table(result: dict) -> str:
     columns = [(f"NDCG@{k}", f"ndcg@{cutoffs[k]}") for k in sorted(cutoffs)]
     columns += [(f"@{m} shown", "ndcg@10_shown"), ("tau", "kendall_tau"), ("top-1 flips", "top1_flip_rate")]
     width = max(14, *map(len, methods))
-    lines = [f"{result['informative_lists']} {result['split']} lists of {m}, {result['orders']} random displayed orders; "
+    lines = [f"{result['informative_lists']} {result['split']} lists of {m} in {result['orders']} random orders; "
              f"{result['dataset']}, {result['model']}, seed {result['seed']}, {result['hardware']}",
              " " * width + "".join(f"{title:>12}" for title, _ in columns) + f"{'+-95% @' + str(m):>12}"
              + f"{'calls':>7}{'ms/list':>9}" + (f"{'gap closed':>12}" if "oracle" in methods else "")]
@@ -223,9 +216,7 @@ def in_words(one: RankingList, order: list[int], titles: list[str], slots: list[
     return "\n".join(lines)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Runs
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- Runs -----------------------------------------------------------------------------------------------------------
 
 def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -286,7 +277,7 @@ class EvalConfig:
 
 def read_config(folder: str) -> dict:
     config = read_json(Path(folder, "config.json"))
-    require({"data", "train", "prompt"} <= config.keys(), f"{folder}/config.json: expected fields data, train and prompt")
+    require({"data", "train", "prompt"} <= config.keys(), f"{folder}/config.json: data, train or prompt is missing")
     return config
 
 
@@ -309,9 +300,9 @@ def ask(folder: str, cfg: EvalConfig) -> str:
                         f"{error!r}") from None
     low, high = prompt["scale"]
     for title, rating in history:
-        require(low <= rating <= high, f"{cfg.ask}: {title!r} has rating {rating:g}; this model knows {low:g}..{high:g}")
-    require(2 <= len(candidates) <= len(IDENTIFIERS), f"{cfg.ask}: {len(candidates)} candidates; 2..{len(IDENTIFIERS)} are "
-                                                      "possible")
+        require(low <= rating <= high, f"{cfg.ask}: {title!r} has rating {rating:g}; the model knows {low:g}..{high:g}")
+    require(2 <= len(candidates) <= len(IDENTIFIERS),
+            f"{cfg.ask}: {len(candidates)} candidates; 2..{len(IDENTIFIERS)} are possible")
     titles = [clean_text(title) for title in [t for t, _ in history] + candidates]
     m, n = len(candidates), len(history)
     one = RankingList("ask", 0, [(i, r) for i, (_, r) in enumerate(history)], list(range(n, n + m)), [0.0] * m,
@@ -366,7 +357,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         lists = informative(getattr(splits, cfg.split), cfg.split)[:cfg.limit or None]
         prepared[folder] = config, ratings, splits, lists
     hashes = {folder: sha256(lists) for folder, (*_, lists) in prepared.items()}
-    require(len(set(hashes.values())) == 1, f"these runs' {cfg.split} lists differ, so they cannot be compared: {hashes}")
+    require(len(set(hashes.values())) == 1, f"the runs' {cfg.split} lists differ, so they cannot be compared: {hashes}")
     results, per_list = {}, {}
     for folder, (config, ratings, splits, lists) in prepared.items():
         model, tokenizer = load_run(folder)

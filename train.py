@@ -1,9 +1,9 @@
 """Train a list-wise ranker: one configuration, one loop.
 
-    python train.py                                                the demo: a tiny model, a synthetic world, two minutes
-    python train.py --ablation                                     SFT and ALRO, on shown and on shuffled orders
-    python train.py --preset small-gpu --dataset ml-100k --download        a 135M model on MovieLens, one small GPU
-    python train.py --resume RUN                                   go on where an interrupted run stopped
+    python train.py                                    the demo: a tiny model, a synthetic world, two minutes
+    python train.py --ablation                         SFT and ALRO, on shown and on shuffled orders
+    python train.py --preset small-gpu --download      a 135M model on MovieLens-100K, one small GPU
+    python train.py --resume RUN                       go on where an interrupted run stopped
 
 Every flag is a field of DataConfig (data.py) or of TrainConfig below. A run's folder holds config.json, log.jsonl,
 model/ (best on validation), checkpoint/ (what resuming needs) and, where test lists were ranked, eval-test.json.
@@ -31,8 +31,8 @@ from alro import (IDENTIFIERS, Batch, alro_loss, blind_probs, build_prompt, by_i
 from cli import check_least, from_dict, option, parse, require, run, write_json
 from data import (DataConfig, Encoder, RankingList, Ratings, generator, informative, load, load_tokenizer, random_slots,
                   split)
-from evaluate import (autocast, chance_method, context_length, hardware, import_peft, in_words, load_model,
-                      model_ranker, ndcg, pick_device, read_config, reference_rankers, score_method, summary, text_table,
+from evaluate import (autocast, chance_method, context_length, hardware, import_peft, in_words, load_model, ndcg,
+                      model_ranker, pick_device, read_config, reference_rankers, score_method, summary, text_table,
                       write_results)
 
 
@@ -56,7 +56,7 @@ class TrainConfig:
     gamma: float = option(10.0, "sharpness of the soft-argmax (see alro.soft_rank)")
     sigma: float = option(1.0, "slope of the pairwise logistic, per rank")
     history_weight: float = option(1.0, "weight of the loss on the history's ratings (OURS)")
-    display_order: str = option("shown", "order in the first prompt: shown (one fixed order per list) or shuffled (anew)")
+    display_order: str = option("shown", "order in the first prompt: shown (a fixed one per list) or shuffled (anew)")
     through_target: bool = option(True, "gradients also flow through PSL's target (GUESS: yes, the demo learns sooner)")
     loss_on_both: bool = option(False, "SFT and SLL on both displayed orders, not on the first alone")
     lora_rank: int = option(0, "train a LoRA adapter of this rank (needs peft); 0 = all weights")
@@ -83,16 +83,15 @@ class TrainConfig:
 PRESETS = {
     "demo": {},
     "small-gpu": dict(model="HuggingFaceTB/SmolLM2-135M-Instruct", dataset="ml-100k", list_size=10, history_size=20,
-                      epochs=1.0, lr=3e-4, beta=0.1, display_order="shuffled", test_limit=0),
+                      noun="movie", epochs=1.0, lr=3e-4, beta=0.1, display_order="shuffled", through_target=False,
+                      test_limit=0),
     # GUESS: all but the model and the dataset, which are among those the paper uses.
     "paper": dict(model="meta-llama/Llama-2-7b-hf", dataset="ml-1m", list_size=10, history_size=20, epochs=1.0, lr=1e-4,
-                  beta=0.1, display_order="shuffled", lora_rank=8, grad_accum=16, test_limit=0),
+                  beta=0.1, display_order="shuffled", through_target=False, lora_rank=8, grad_accum=16, test_limit=0),
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The model
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- The model ------------------------------------------------------------------------------------------------------
 
 def word_tokenizer(ratings: Ratings) -> PreTrainedTokenizerFast:
     """A word-level tokenizer for the tiny model: a token for each word of the catalogue and of the prompt.
@@ -132,14 +131,13 @@ def build_model(cfg: TrainConfig, ratings: Ratings):
     else:
         tokenizer, model = load_tokenizer(cfg.model), load_model(cfg.model)
     if cfg.dropout:
-        names = [name for name in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop") if
-                 hasattr(model.config, name)]
-        for module in model.modules():  # the layers have read the configuration already
-            if "attention_dropout" in names and hasattr(module, "attention_dropout"):
-                module.attention_dropout = cfg.dropout
-            if isinstance(module, torch.nn.Dropout):
-                module.p = cfg.dropout
-        require(bool(names) or cfg.lora_rank > 0, f"--dropout {cfg.dropout}: {cfg.model} has no dropout to set")
+        layers = [layer for layer in model.modules() if hasattr(layer, "attention_dropout")]  # Llama and its kin
+        drops = [layer for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]   # GPT-2
+        require(bool(layers or drops or cfg.lora_rank), f"--dropout {cfg.dropout}: {cfg.model} has no dropout to set")
+        for layer in layers:
+            layer.attention_dropout = cfg.dropout
+        for layer in drops:
+            layer.p = cfg.dropout
     if cfg.lora_rank:
         peft = import_peft()
         model = peft.get_peft_model(model, peft.LoraConfig(  # GUESS: all linear layers, scale 2
@@ -148,9 +146,7 @@ def build_model(cfg: TrainConfig, ratings: Ratings):
     return model, tokenizer
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# One step's data and losses
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- One step's data and losses -------------------------------------------------------------------------------------
 
 class TrainingSteps(torch.utils.data.Dataset):
     """Item number s is all the data of step s: a pure function of (seed, s), so any run can start at any step, and
@@ -207,9 +203,7 @@ def blind_sll(batch: Batch, cfg: TrainConfig) -> float:
     return soft_lambda_loss(blind_probs(batch.order), batch.ratings, ranks, cfg.gamma, cfg.sigma).mean().item()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What a run leaves on disk
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- What a run leaves on disk --------------------------------------------------------------------------------------
 
 def save_model(model, tokenizer, folder: Path) -> None:
     """folder/model in Hugging Face format: written beside it, then moved into place."""
@@ -263,7 +257,8 @@ class Log:
         for step, means, ids in rows:
             require(all(map(math.isfinite, means.values())),
                     f"step {step}: not finite: {means}, lists {ids}; the last checkpoint is from before")
-        line = {"step": rows[-1][0], **{name: sum(means[name] for _, means, _ in rows) / len(rows) for name in rows[0][1]},
+        line = {"step": rows[-1][0],
+                **{name: sum(means[name] for _, means, _ in rows) / len(rows) for name in rows[0][1]},
                 "tokens_per_second": round(self.tokens / (time.perf_counter() - self.start)), **self.references, **more}
         self.pending, self.start, self.tokens = [], time.perf_counter(), 0
         self.write(line)
@@ -274,9 +269,7 @@ class Log:
             file.write(json.dumps(line) + "\n")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The loop
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- The loop -------------------------------------------------------------------------------------------------------
 
 def free_folder(dataset: str) -> str:
     return next(name for name in (f"runs/{dataset}-{n}" for n in itertools.count(1)) if not Path(name).exists())
@@ -313,12 +306,12 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
                          "transformers": transformers.__version__}})
     print(" ".join(f"{name}={value}" for name, value in {**vars(data_cfg), **vars(cfg)}.items()),
           f"{device}: {'bf16 autocast, float32 weights' if device.type == 'cuda' else 'float32, no GPU found'}; "
-          f"{sum(p.numel() for p in model.parameters()):,} weights, {sum(p.numel() for p in weights.values()):,} trained",
+          f"{model.num_parameters():,} weights, {sum(p.numel() for p in weights.values()):,} of them trained",
           f"{len(train_lists)} training lists with two different ratings of {len(splits.train)}; {total} steps of "
           f"{cfg.batch_size}; with no idea of the user SFT stays at log(m!)/m = {math.lgamma(m + 1) / m:.3f}", sep="\n")
 
     model.to(device).train()
-    optimizer = torch.optim.AdamW(weights.values(), lr=cfg.lr, weight_decay=cfg.weight_decay, betas=(0.9, 0.95), fused=True)
+    optimizer = torch.optim.AdamW(weights.values(), cfg.lr, (0.9, 0.95), weight_decay=cfg.weight_decay, fused=True)
     scheduler = transformers.get_linear_schedule_with_warmup(optimizer, cfg.warmup_steps, total)
     start, best, worse = 0, -math.inf, 0
     if resume and (folder / "checkpoint" / "state.pt").exists():
@@ -343,8 +336,9 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
             random_slots(m, "eval", one.list_id, 0) for one in valid_lists]
         return ndcg(ratings_, model_ranker(model, encoder)(valid_lists, slots), m).mean().item()
 
-    loader = torch.utils.data.DataLoader(steps, batch_size=None, sampler=range(start, total),
-                                         num_workers=4 if device.type == "cuda" else 0)
+    loader = torch.utils.data.DataLoader(  # a generator of its own: else it draws from the one dropout draws from
+        steps, batch_size=None, sampler=range(start, total), generator=torch.Generator(),
+        num_workers=4 if device.type == "cuda" else 0)
     previous = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True) if not interrupted else sys.exit(130))
     try:
         with tqdm(total=total, initial=start, disable=None, mininterval=1) as bar:
@@ -360,10 +354,10 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
                 shortened.update(short)
                 log.add(step, parts, norm, ids, sum((batch.positions[:, 0] + m).sum().item() for batch in batches))
                 bar.update()
-                due, stop = step % valid_every == 0 or step == total, bool(interrupted)
-                if step % cfg.log_every == 0 or due or stop:
+                due, leave = step % valid_every == 0 or step == total, bool(interrupted)
+                if step % cfg.log_every == 0 or due or leave:
                     line = log.flush(lr=scheduler.get_last_lr()[0], blind_sll=blind_sll(batches[0], cfg))
-                    bar.set_postfix({name: f"{line[name]:.3f}" for name in ("sft", "sll", "psl", "history") if name in line})
+                    bar.set_postfix({name: f"{line[name]:.3f}" for name in parts[0] if name in line})
                 if due:
                     found = validate()
                     log.write({"step": step, "valid_ndcg": found})
@@ -372,15 +366,13 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
                         best = found
                         save_model(model, tokenizer, folder)
                     bar.write(f"step {step}: validation NDCG@{m} {found:.4f}" + (" (best)" if worse == 0 else ""))
-                    checkpoint(step)
-                    stop = stop or worse >= cfg.patience > 0
-                elif stop:
+                if due or leave:
                     checkpoint(step)
                 if on_step:
                     on_step(step)
-                if interrupted:
+                if leave:
                     raise SystemExit(f"interrupted; go on with: python train.py --resume {folder}")
-                if stop:
+                if worse >= cfg.patience > 0:
                     break
     finally:
         signal.signal(signal.SIGINT, previous)
@@ -412,16 +404,18 @@ def report(cfg: TrainConfig, data_cfg: DataConfig, ratings: Ratings, splits, fol
 
 def ablation(data_cfg: DataConfig, cfg: TrainConfig) -> dict:
     """SFT and ALRO, trained on the shown order and on shuffled ones: who learns, who only copies the display."""
+    require(cfg.test_limit > 0, "--ablation compares on test lists: --test_limit must be at least 1")
     folder = Path(cfg.out or free_folder(f"{data_cfg.dataset}-ablation"))
     arms = {f"{name}, {display}": {**loss, "display_order": display} for display in ("shown", "shuffled") for name, loss
             in (("SFT", {"alpha": 0.0, "beta": 0.0}), ("ALRO", {}))}
     outcomes = {name: train(data_cfg, dataclasses.replace(cfg, **arm, out=str(folder / name.replace(", ", "-")),
                                                           ablation=False)) for name, arm in arms.items()}
     one = next(iter(outcomes.values()))["result"]
-    rows = {"chance": "chance", **{name: "trained" for name in arms}, "oracle": "oracle"}
-    source = {name: outcomes[name]["result"] if name in outcomes else one for name in rows}
-    table = {**one, "methods": {name: source[name]["methods"][row] for name, row in rows.items() if row in source[name]["methods"]},
-             "timing": {name: source[name]["timing"][row] for name, row in rows.items() if row in source[name]["timing"]}}
+    table = dict(one)  # the first run's table, its row "trained" replaced by one row of each arm
+    for part in ("methods", "timing"):
+        arms_rows = {name: outcome["result"][part]["trained"] for name, outcome in outcomes.items()}
+        rest = {name: row for name, row in one[part].items() if name not in ("untrained", "trained")}
+        table[part] = {"chance": rest.pop("chance"), **arms_rows, **rest}
     write_json(folder / "ablation.json", table)
     print("\n" + text_table(table))
     return table
@@ -432,9 +426,10 @@ def main(arguments: list[str] | None = None) -> dict:
     if cfg.resume:
         require(cfg == TrainConfig(resume=cfg.resume) and data_cfg == DataConfig(),
                 "--resume RUN goes on with that run's own configuration and takes no other flag")
-        config, where = read_config(cfg.resume), f"{cfg.resume}/config.json"
+        resume = cfg.resume
+        config, where = read_config(resume), f"{resume}/config.json"
         data_cfg, cfg = from_dict(DataConfig, config["data"], where), from_dict(TrainConfig, config["train"], where)
-        return train(data_cfg, dataclasses.replace(cfg, out=cfg.out), resume=True)
+        return train(data_cfg, dataclasses.replace(cfg, out=resume), resume=True)
     return ablation(data_cfg, cfg) if cfg.ablation else train(data_cfg, cfg)
 
 

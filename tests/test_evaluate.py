@@ -110,7 +110,7 @@ def test_displayed_orders_are_the_same_for_every_seed_and_differ_between_lists()
     assert len(drawn) > 200
 
 
-# ---------------------------------------------------------------------------------------------------- as a user runs it
+# ---- as a user runs it ----------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):

@@ -16,7 +16,7 @@ settings.register_profile("alro", deadline=None, max_examples=60)
 settings.load_profile("alro")
 
 
-# ------------------------------------------------------------------------------------------------ oracles, from the paper
+# ---- oracles, from the paper ----------------------------------------------------------------------------------------
 
 def oracle_soft_rank(y, gamma):
     """s_i = sum_k k exp(gamma y_ki) / sum_l exp(gamma y_li)"""
@@ -52,7 +52,7 @@ def oracle_lambda_loss(position, ratings, ranks, sigma):
     return total
 
 
-# ------------------------------------------------------------------------------------------------------------ strategies
+# ---- strategies -----------------------------------------------------------------------------------------------------
 
 @st.composite
 def lists(draw, most=8):
@@ -67,7 +67,7 @@ def lists(draw, most=8):
 positive = st.floats(0.05, 20)
 
 
-# ------------------------------------------------------------------------------------------------------ gold order and rank
+# ---- gold order and rank --------------------------------------------------------------------------------------------
 
 @given(lists())
 def test_gold_order_is_a_permutation_with_ratings_descending(case):
@@ -93,7 +93,7 @@ def test_gold_rank_is_the_mean_over_all_gold_orders(ratings):
     assert torch.allclose(alro.gold_rank(torch.tensor([ratings])).float(), expected)
 
 
-# -------------------------------------------------------------------------------------------------------------- soft-argmax
+# ---- soft-argmax ----------------------------------------------------------------------------------------------------
 
 @given(lists(), positive)
 def test_equation_soft_argmax_against_double_loop(case, gamma):
@@ -129,7 +129,7 @@ def test_blind_probs_are_uniform_over_what_is_left():
     assert torch.allclose(y, torch.tensor([[[1 / 3, 1 / 3, 1 / 3], [1 / 2, 1 / 2, 0], [0, 1, 0]]]))
 
 
-# -------------------------------------------------------------------------------------------- pair weights and lambda loss
+# ---- pair weights and lambda loss -----------------------------------------------------------------------------------
 
 @given(lists())
 def test_equation_pair_weight_against_double_loop(case):
@@ -189,7 +189,7 @@ def test_a_step_down_the_gradient_of_sll_lowers_it(case, gamma, sigma):
             assert alro.soft_lambda_loss(lower.softmax(-1), ratings, alro.gold_rank(ratings), gamma, sigma).sum() < loss
 
 
-# ----------------------------------------------------------------------------------------------------- SFT, PSL, objective
+# ---- SFT, PSL, objective --------------------------------------------------------------------------------------------
 
 @given(lists())
 def test_equation_sft_against_loop(case):
@@ -244,7 +244,7 @@ def test_objective_is_the_weighted_sum_of_its_parts(case, both):
     assert torch.equal(plain["total"], plain["sft"]) and "psl" not in plain
 
 
-# ------------------------------------------------------------------------------------------------------------- properties
+# ---- properties -----------------------------------------------------------------------------------------------------
 
 @given(lists(), st.integers(0, 2 ** 32 - 1), positive, positive)
 def test_relabelling_items_changes_no_loss(case, seed, gamma, sigma):

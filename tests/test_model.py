@@ -76,7 +76,7 @@ class BlindStub(torch.nn.Module):
         return transformers.modeling_outputs.BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=rows)
 
 
-# ---------------------------------------------------------------------------------------------------- log-probabilities
+# ---- log-probabilities ----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_item_log_probs_are_the_models_own(family):
@@ -145,7 +145,7 @@ def test_a_model_that_copies_the_display_is_not_invariant():
     assert parts["kl"].min() > 0
 
 
-# --------------------------------------------------------------------------------------------------------------- ranking
+# ---- ranking --------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_ranking_equals_decoding_without_cache_one_list_at_a_time(family):
