@@ -32,6 +32,7 @@ positions that have a target, d width of the model. A list's m candidates can be
     slot   0..m-1, where the candidate is displayed in the prompt: slot j shows item slots[j] as letter "ABC..."[j].
 Only the prompt and the batch know slots. Everything after `item_log_probs` is by item, so no loss can mix them up.
 """
+import bisect
 import math
 import re
 import string
@@ -104,10 +105,24 @@ def identifier_tokens(tokenizer, m: int) -> torch.Tensor:
             seen.add(found[0])
         if len(seen) != 1:
             raise AlroError(f"identifier {name!r} is one token after a title and another in the answer: {seen}")
-        if seen & set(tokens):
-            raise AlroError(f"identifier {name!r} has the same token as an identifier before it: {seen}")
+        if seen & {tokenizer.unk_token_id, *tokens}:
+            raise AlroError(f"identifier {name!r} is unknown, or has the token of one before it: {seen}")
         tokens += seen
     return torch.tensor(tokens)  # (m,)
+
+
+def rating_tokens(prompt: str, offsets: list[tuple[int, int]], lines: int) -> list[int]:
+    """Indices of the tokens that hold the rating at the end of each of the prompt's `lines` history lines.
+
+    Args: offsets: (start, end) of each token in the text. Used by OURS, `history_loss`.
+    """
+    starts, ends = map(list, zip(*offsets))
+    found, end = [], prompt.index("\n")  # the first line is no history
+    for line in prompt.split("\n")[1:lines + 1]:
+        end += 1 + len(line)
+        start = end - len(line) + line.rindex(" ") + 1  # the rating is what follows the last space
+        found += range(bisect.bisect_right(ends, start), bisect.bisect_left(starts, end))  # tokens that touch it
+    return found
 
 
 # ---- 2. The target: gold order and gold rank ------------------------------------------------------------------------
@@ -246,11 +261,11 @@ def pair_weights(ratings: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
     gain = 2.0 ** ratings - 1  # (B, m)
     places = torch.arange(1, ratings.shape[-1] + 1, dtype=gain.dtype, device=gain.device)  # (m,)
     ideal = (gain.sort(-1, descending=True).values / torch.log2(1 + places)).sum(-1, keepdim=True)  # (B, 1) ideal DCG
-    gain = gain / ideal.clamp(min=torch.finfo(gain.dtype).tiny)  # all ratings 0: no pair counts, but 0/0 would be NaN
-    wins = ratings.unsqueeze(-1) > ratings.unsqueeze(-2)  # (B, m, m) i is rated above j
+    gain = gain / ideal
     distance = (ranks.unsqueeze(-1) - ranks.unsqueeze(-2)).abs().to(gain.dtype)  # (B, m, m)
-    distance = torch.where(wins, distance, 1.0)  # 1/D_0 is 1/0: select before dividing, inf * 0 would be NaN
-    delta = (1 / torch.log2(1 + distance) - 1 / torch.log2(2 + distance)).abs()
+    delta = (1 / torch.log2(1 + distance) - 1 / torch.log2(2 + distance)).abs()  # infinite on the diagonal
+    wins = ratings.unsqueeze(-1) > ratings.unsqueeze(-2)  # (B, m, m) i is rated above j
+    # Select, do not multiply: 0 * inf (the diagonal) and 0/0 (an ideal DCG of 0) are NaN.
     return torch.where(wins, delta * (gain.unsqueeze(-1) - gain.unsqueeze(-2)).abs(), 0.0)
 
 

@@ -4,6 +4,7 @@ A configuration is a frozen dataclass whose fields are made by `option`: each is
 """
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import typing
@@ -80,9 +81,26 @@ def write_json(path: Path, content) -> None:
     os.replace(partial, path)
 
 
+def load_tokenizer(name: str):
+    """The tokenizer of a Hugging Face id or folder; no remote code."""
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise AlroError(f"--model {name}: no tokenizer there: {str(error).splitlines()[0]}") from None
+
+
+def optional(package: str, why: str):
+    """Import a package that only some uses need."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise AlroError(f"{why} needs one more package: pip install {package.split('.')[0]}") from None
+
+
 def run(main) -> None:
     """Run a script's main; what the user can mend is one line, not a traceback."""
     transformers.utils.logging.disable_progress_bar()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the loader's fork
     try:
         main()
     except AlroError as error:

@@ -4,8 +4,7 @@
 
     load(cfg) -> Ratings -> split(ratings, cfg) -> Splits of RankingList -> Encoder.batch(lists, ...) -> alro.Batch
 
-A dataset is two delimited files, ratings and titles; `LAYOUTS` says all there is to know about each: to add a dataset,
-add a row. The synthetic world needs no file, and knows the order a perfect ranker would give.
+A dataset is two delimited files, ratings and titles; `LAYOUTS` says all about each: to add a dataset, add a row.
 """
 import array
 import csv
@@ -16,7 +15,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import tempfile
 import urllib.request
 import zipfile
@@ -25,10 +23,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
-from alro import IDENTIFIERS, AlroError, Batch, build_prompt, clean_text, encode, gold_order, identifier_tokens
-from cli import check_least, option, parse, require, run
+from alro import (IDENTIFIERS, AlroError, Batch, build_prompt, clean_text, encode, gold_order, identifier_tokens,
+                  rating_tokens)
+from cli import check_least, load_tokenizer, option, parse, require, run
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 MIN_HISTORY = 5  # ratings of history without which a list does not exist
@@ -53,14 +51,18 @@ class DataConfig:
         real = self.dataset != "synthetic"
         require(not real or self.dataset in LAYOUTS,
                 f"--dataset must be one of synthetic, {', '.join(LAYOUTS)}; got {self.dataset!r}")
-        require(2 <= self.list_size <= len(IDENTIFIERS),
-                f"--list_size must be 2..{len(IDENTIFIERS)} (identifiers are letters), got {self.list_size}")
+        require(2 <= self.list_size <= 26, f"--list_size must be 2..26 (A to Z), got {self.list_size}")
         check_least(self, history_size=0, stride=1, k_core=0, max_users=0, data_seed=0)
         require(self.dataset.startswith("ml-") or not self.download, "--download works for the ml-... datasets only")
         require(not real or self.download or self.data_path is not None,
                 f"--dataset {self.dataset} needs --data_path, the folder with its files (or, for ml-..., --download)")
         require(real or not (self.data_path or self.k_core or self.max_users),
-                "--data_path, --k_core and --max_users are for datasets in files, not for the synthetic one")
+                "--data_path, --k_core and --max_users are not for the synthetic dataset")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShowConfig:
+    model: str | None = option(None, "count the prompts' tokens with the tokenizer of this Hugging Face id or folder")
 
 
 @dataclasses.dataclass
@@ -106,8 +108,7 @@ class Splits(NamedTuple):
 
 def generator(*key) -> torch.Generator:
     """Random numbers that depend on the key alone, not on what was drawn before: any list can be redone by itself."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=7).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return torch.Generator().manual_seed(int(hashlib.blake2b(repr(key).encode(), digest_size=7).hexdigest(), 16))
 
 
 def random_slots(m: int, *key) -> list[int]:
@@ -126,34 +127,26 @@ class Table(NamedTuple):
     encoding: str = "utf-8-sig"  # UTF-8 with or without a byte-order mark
 
 
-class Layout(NamedTuple):
-    ratings: Table
-    titles: Table
-    noun: str
-
-
-LAYOUTS = {
-    "ml-100k": Layout(Table("u.data", "\t", (0, 1, 2, 3), 4), Table("u.item", "|", (0, 1), 24, "latin-1"), "movie"),
-    "ml-1m": Layout(Table("ratings.dat", "::", (0, 1, 2, 3), 4),
-                    Table("movies.dat", "::", (0, 1), 3, "latin-1"), "movie"),
-    "ml-latest-small": Layout(Table("ratings.csv", ",", ("userId", "movieId", "rating", "timestamp")),
-                              Table("movies.csv", ",", ("movieId", "title")), "movie"),
+LAYOUTS = {  # dataset -> (ratings, titles, what the prompt calls an item)
+    "ml-100k": (Table("u.data", "\t", (0, 1, 2, 3), 4), Table("u.item", "|", (0, 1), 24, "latin-1"), "movie"),
+    "ml-1m": (Table("ratings.dat", "::", (0, 1, 2, 3), 4), Table("movies.dat", "::", (0, 1), 3, "latin-1"), "movie"),
+    "ml-latest-small": (Table("ratings.csv", ",", ("userId", "movieId", "rating", "timestamp")),
+                        Table("movies.csv", ",", ("movieId", "title")), "movie"),
     # RecBole's atomic files name each column's type in the header ("rating:float"); the year may be a column.
-    "recbole": Layout(Table("*.inter", "\t", ("user_id:token", "item_id:token", "rating:float", "timestamp:float")),
-                      Table("*.item", "\t", ("item_id:token", r"\w*title:token(_seq)?", r"(\w+_)?year:\w+")), "item"),
-    "csv": Layout(Table("ratings.csv", ",", ("user", "item", "rating", "timestamp")),
-                  Table("items.csv", ",", ("item", "title")), "item"),
+    "recbole": (Table("*.inter", "\t", ("user_id:token", "item_id:token", "rating:float", "timestamp:float")),
+                Table("*.item", "\t", ("item_id:token", r"\w*title:token(_seq)?", r"(\w+_)?year:\w+")), "item"),
+    "csv": (Table("ratings.csv", ",", ("user", "item", "rating", "timestamp")),
+            Table("items.csv", ",", ("item", "title")), "item"),
 }
 
 
 def read_table(folder: Path, table: Table):
-    """Yield ("file:line", fields) for each line that is not blank, fields in the order of table.columns.
+    """Yield ("file:line", fields in the order of table.columns) for each line that is not blank; no year is "".
 
-    A third column of titles (year) may be missing from the header; its field is then "". Raises AlroError with file
-    and line if a line has another number of fields, is not in the table's encoding, or has a broken quote.
+    Raises AlroError with file and line for a wrong number of fields, bytes that are no text, or a broken quote.
     """
     found = sorted(folder.glob(table.file))
-    require(len(found) == 1, f"{folder}: expected one file {table.file}, found {len(found)}")
+    require(len(found) == 1 and found[0].is_file(), f"{folder}: expected one file {table.file}, found {len(found)}")
     quoted = table.separator == ","
     place, columns, width = f"{found[0]}:1", table.columns, table.width
     # A byte that cannot be decoded becomes a surrogate, so that the error below can name its line.
@@ -184,41 +177,39 @@ def read_table(folder: Path, table: Table):
 
 
 def number(text: str, what: str, place: str) -> float:
-    try:
-        require(np.isfinite(float(text)), "")
-        return float(text)
-    except ValueError:  # AlroError is one
-        raise AlroError(f"{place}: {what} must be a finite number, got {text!r}") from None
+    plain = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text)  # float() would take "1_0", too
+    require(plain is not None and np.isfinite(float(text)), f"{place}: {what} must be a finite number, got {text!r}")
+    return float(text)
 
 
-def read_ratings(folder: Path, layout: Layout, cfg: DataConfig) -> Ratings:
+def read_ratings(folder: Path, layout: tuple[Table, Table, str], cfg: DataConfig) -> Ratings:
     """Read a dataset's two files. Memory grows with the ratings that are kept, not with the file."""
+    rating_file, title_file, noun = layout
     chosen = None
     if cfg.max_users:  # a first pass over the file, which keeps nothing but user ids
-        ids = {user for _, (user, *_) in read_table(folder, layout.ratings)}
-        chosen = set(sorted(ids, key=lambda i: (hashlib.blake2b(i.encode()).digest(), i))[:cfg.max_users])
+        ids = {user for _, (user, *_) in read_table(folder, rating_file)}
+        chosen = set(sorted(ids, key=lambda i: hashlib.blake2b(i.encode()).digest())[:cfg.max_users])
     users, items, columns = {}, {}, [array.array(code) for code in "qqdd"]
-    for place, (user, item, rating, timestamp) in read_table(folder, layout.ratings):
+    for place, (user, item, rating, timestamp) in read_table(folder, rating_file):
         require(user != "" and item != "", f"{place}: user and item must not be empty")
         value, seconds = number(rating, "rating", place), number(timestamp, "timestamp", place)
         require(0 <= value <= MAX_RATING, f"{place}: rating {rating} is outside 0..{MAX_RATING}: bring it into range")
         if chosen is None or user in chosen:
-            row = users.setdefault(user, len(users)), items.setdefault(item, len(items)), value, seconds
-            for column, entry in zip(columns, row):
+            index = users.setdefault(user, len(users)), items.setdefault(item, len(items))
+            for column, entry in zip(columns, (*index, value, seconds)):
                 column.append(entry)
-    require(len(users) > 0, f"{folder}/{layout.ratings.file}: no ratings")
+    require(len(users) > 0, f"{folder}/{rating_file.file}: no ratings")
     titles, cleaned = {}, 0
-    for place, (item, title, *year) in read_table(folder, layout.titles):
+    for place, (item, title, *year) in read_table(folder, title_file):
         if item in items:
             text = clean_text(title)
             cleaned += text != title
             if text and "".join(year):
                 text += f" ({clean_text(year[0])})"
-            require(titles.setdefault(item, text) == text, f"{place}: item {item} stood before with another title")
-    empty = [item for item in items if not titles.get(item)]
-    titles |= {item: clean_text(f"item {item}") for item in empty}
+            require(titles.setdefault(item, text) == text, f"{place}: item {item!r} stood before with another title")
+    empty = {item: clean_text(f"item {item}") for item in items if not titles.get(item)}
     counts = {"ratings read": len(columns[0]), "titles cleaned": cleaned, "titles missing or empty": len(empty)}
-    return canonical(columns, list(users), list(items), titles, cfg.noun or layout.noun, counts, cfg.k_core)
+    return canonical(columns, [*users], [*items], titles | empty, cfg.noun or noun, counts, cfg.k_core)
 
 
 def canonical(columns, users: list, items: list, titles: dict, noun: str, counts: dict, k_core: int = 0) -> Ratings:
@@ -228,7 +219,7 @@ def canonical(columns, users: list, items: list, titles: dict, noun: str, counts
     """
     def renumber(ids: list[str], index: np.ndarray):  # -> sorted ids that occur, and the index into them
         kept = [ids[i] for i in np.unique(index)]
-        kept.sort(key=(lambda i: (int(i), i)) if all(i.isdecimal() for i in kept) else None)
+        kept.sort(key=(lambda i: (len(i.lstrip("0")), i.lstrip("0"), i)) if all(map(str.isdecimal, kept)) else None)
         position = {name: i for i, name in enumerate(kept)}
         return kept, np.array([position.get(name, -1) for name in ids])[index]
 
@@ -246,8 +237,8 @@ def canonical(columns, users: list, items: list, titles: dict, noun: str, counts
     items, item = renumber(items, item[keep])
     rating, timestamp = rating[keep], timestamp[keep]
     rows = np.lexsort((item, timestamp, user))
-    return Ratings(user[rows], item[rows], rating[rows], timestamp[rows], users, items, [titles[i] for i in items],
-                   noun, counts)
+    titles = [titles[i] for i in items]
+    return Ratings(user[rows], item[rows], rating[rows], timestamp[rows], users, items, titles, noun, counts)
 
 
 def download(name: str, folder: Path) -> None:
@@ -261,8 +252,8 @@ def download(name: str, folder: Path) -> None:
             archive = Path(scratch, "archive.zip")
             with urllib.request.urlopen(f"{url}.md5", timeout=60) as reply:
                 stated = re.findall(r"\b[0-9a-f]{32}\b", reply.read(4096).decode("ascii", "replace"))
-            with urllib.request.urlopen(url, timeout=60) as reply, open(archive, "wb") as file:
-                shutil.copyfileobj(reply, file)
+            with urllib.request.urlopen(url, timeout=60) as reply:  # 6 MB at most
+                archive.write_bytes(reply.read())
             found = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
             require([found] == stated, f"{url}: its MD5 is {found}, but {url}.md5 says {stated}: cut short? Try again")
             with zipfile.ZipFile(archive) as members:  # these two by name, nothing else: no member can climb out
@@ -274,21 +265,10 @@ def download(name: str, folder: Path) -> None:
         raise AlroError(f"could not download {url} into {folder}: {error}") from None
 
 
-def load(cfg: DataConfig) -> Ratings:
-    """Read, check and clean the dataset that cfg names. Raises AlroError with file and line."""
-    if cfg.dataset == "synthetic":
-        return synthetic(cfg)
-    folder = Path(cfg.data_path or f"data/{cfg.dataset}")
-    if cfg.download:
-        download(cfg.dataset, folder)
-    return read_ratings(folder, LAYOUTS[cfg.dataset], cfg)
-
-
 def synthetic(cfg: DataConfig, n_users: int = 2000, per_user: int = 32) -> Ratings:
-    """Each movie is of a genre, which its first word tells, and more or less good; users like some genres more.
+    """A world that needs no file: rating = 3 + taste[user, genre] + quality[item] + noise, rounded into 1..5.
 
-    rating = 3 + taste[user, genre] + quality[item] + noise, rounded into 1..5. `expected` is the same without noise
-    and rounding: who ranks by it does as well as can be done.
+    A movie's first word tells its genre. `expected` has no noise: who ranks by it does as well as can be done.
     """
     words = """Acre Affair Anchor Arrow Autumn Banner Beacon Bell Border Bridge Candle Canyon Castle Circle Cloud Coast
         Crown Dawn Diary Door Dream Echo Ember Empire Exile Feather Field Fire Flight Forest Garden Gate Ghost Harbor
@@ -300,32 +280,37 @@ def synthetic(cfg: DataConfig, n_users: int = 2000, per_user: int = 32) -> Ratin
     quality = rng.normal(0, 1, len(titles))
     taste = rng.permuted(np.tile([-1, -1 / 3, 1 / 3, 1], (n_users, 1)), axis=1)  # each user's order of the genres
     expected = 3 + taste[:, genre] + quality  # (users, items)
-    user = np.repeat(np.arange(n_users), per_user)
+    user, time = np.repeat(np.arange(n_users), per_user), np.tile(np.arange(per_user), n_users)
     item = rng.permuted(np.tile(np.arange(len(titles)), (n_users, 1)), axis=1)[:, :per_user].ravel()
-    time = np.tile(np.arange(per_user), n_users)
     rating = np.clip(np.rint(expected[user, item] + rng.normal(0, 0.4, len(user))), 1, 5)
-    ids = [str(i) for i in range(len(titles))]
-    ratings = canonical((user, item, rating, time), [str(u) for u in range(n_users)], ids, dict(zip(ids, titles)),
-                        cfg.noun or "movie", {"lines": len(user)})
+    ids = [str(i) for i in range(n_users + len(titles))]
+    ratings = canonical((user, item, rating, time), ids[:n_users], ids[:len(titles)], dict(zip(ids, titles)),
+                        cfg.noun or "movie", {})
     return dataclasses.replace(ratings, expected=expected[:, [int(i) for i in ratings.items]])
+
+
+def load(cfg: DataConfig) -> Ratings:
+    """Read, check and clean the dataset that cfg names. Raises AlroError with file and line."""
+    folder = Path(cfg.data_path or f"data/{cfg.dataset}")
+    if cfg.download:
+        download(cfg.dataset, folder)
+    return synthetic(cfg) if cfg.dataset == "synthetic" else read_ratings(folder, LAYOUTS[cfg.dataset], cfg)
 
 
 # ---- Lists ----------------------------------------------------------------------------------------------------------
 
 def split(ratings: Ratings, cfg: DataConfig) -> Splits:
     """Per user by time: the last m ratings are the test list, the m before the validation list, windows of m before
-    that the training lists; a list exists only where MIN_HISTORY ratings come before it.
-
-    By user, not by global time: another user's rating in `fit` may be later than a test list.
+    that the training lists; a list exists only where MIN_HISTORY ratings come before it. By user, not by global time:
+    another user's rating in `fit` may be later than a test list.
     """
     m = cfg.list_size
     bounds = np.searchsorted(ratings.user, np.arange(len(ratings.users) + 1)).tolist()  # user u: rows u to u + 1
     windows = {"train": [], "valid": [], "test": []}  # (user, label, first row of the user, row just after the list)
     held_out = {name: np.zeros(len(ratings.user), bool) for name in ("valid", "test")}
     for user, (first, end) in enumerate(itertools.pairwise(bounds)):
-        ends = [("test", "test", end), ("valid", "valid", end - m)]
-        ends += [("train", f"train-{i}", e) for i, e in enumerate(range(end - 2 * m, first, -cfg.stride))]
-        for name, label, e in ends:
+        past = [("train", f"train-{i}", e) for i, e in enumerate(range(end - 2 * m, first, -cfg.stride))]
+        for name, label, e in [("test", "test", end), ("valid", "valid", end - m), *past]:
             if e - m - first >= MIN_HISTORY:
                 windows[name].append((user, label, first, e))
                 if name != "train":
@@ -352,22 +337,20 @@ def split(ratings: Ratings, cfg: DataConfig) -> Splits:
 def informative(lists: list[RankingList], what: str) -> list[RankingList]:
     """The lists that can tell a good order from a bad one; an error if there is none."""
     kept = [one for one in lists if one.informative]
-    require(len(kept) > 0, f"no {what} list with two different ratings: a user needs --list_size ratings for each of "
-                           f"test, validation and training list, and {MIN_HISTORY} before them")
+    require(len(kept) > 0, f"no {what} list with two different ratings (3 × --list_size + {MIN_HISTORY} ratings each)")
     return kept
 
 
 def sha256(lists: list[RankingList]) -> str:
     """Hash of the lists' canonical JSON: results can be compared list by list only where it is the same."""
-    rows = [dataclasses.asdict(one) for one in sorted(lists, key=lambda one: one.list_id)]
+    rows = [vars(one) for one in sorted(lists, key=lambda one: one.list_id)]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 # ---- Batches --------------------------------------------------------------------------------------------------------
 
 def list_prompt(words, one: RankingList, slots: list[int], dropped: int = 0) -> str:
-    """The list's prompt in one displayed order, without the oldest `dropped` ratings of its history; `words` (Ratings
-    or an Encoder) has titles, noun and scale."""
+    """The list's prompt, less the oldest `dropped` ratings; `words` (Ratings, Encoder) has titles, noun and scale."""
     history = [(words.titles[item], rating) for item, rating in one.history[dropped:]]
     return build_prompt(history, [words.titles[item] for item in one.items], slots, words.noun, words.scale)
 
@@ -387,78 +370,48 @@ class Encoder:
         self.identifiers = identifier_tokens(self.tokenizer, self.list_size)  # (m,)
         self.shortened = set()  # ids of lists whose oldest history did not fit
 
-    def fit(self, one: RankingList, slots: list[int]) -> tuple[str, list[int], list | None, int]:
-        """(prompt, its tokens, their (start, end) in the text, lines of history), with as much history as fits."""
-        for dropped in range(len(one.history) + 1):
-            prompt = list_prompt(self, one, slots, dropped)
-            found = encode(self.tokenizer, prompt, return_offsets_mapping=self.history_targets)
-            if len(found.input_ids) + self.list_size <= self.max_length:
-                return prompt, found.input_ids, found.get("offset_mapping"), len(one.history) - dropped
+    def tokenise(self, lists: list[RankingList], slots: list[list[int]], dropped: int = 0) -> list[tuple]:
+        """(prompt, tokens, their places in the text, lines of history) of each list, with the history that fits."""
+        prompts = [list_prompt(self, one, order, dropped) for one, order in zip(lists, slots)]
+        found = encode(self.tokenizer, prompts, return_offsets_mapping=self.history_targets)
+        offsets, rows = found.get("offset_mapping", [None] * len(lists)), []
+        for one, order, prompt, tokens, places in zip(lists, slots, prompts, found.input_ids, offsets):
+            lines = len(one.history) - dropped
+            if len(tokens) + self.list_size <= self.max_length:
+                rows.append((prompt, tokens, places, lines))
+                continue
+            require(lines > 0, f"list {one.list_id}: {len(tokens)} tokens without any history and {self.list_size} of "
+                               f"answer; the model reads {self.max_length}: take a smaller --list_size")
             self.shortened.add(one.list_id)
-        raise AlroError(f"list {one.list_id}: {len(found.input_ids)} tokens without any history, and {self.list_size} "
-                        f"of answer; the model reads {self.max_length}: take a smaller --list_size")
+            rows += self.tokenise([one], [order], dropped + 1)
+        return rows
 
     def batch(self, lists: list[RankingList], slots: list[list[int]], orders: torch.Tensor | None = None) -> Batch:
-        """Tokenise lists, list b in displayed order slots[b].
+        """Tokenise lists, list b in displayed order slots[b]; the Batch is on the CPU.
 
-        Args: orders (B, m) gold orders: their identifiers are appended and become targets; None: prompts only, for
-            `rank_candidates`.
-        Returns: Batch, on the CPU. A prompt that does not fit loses its oldest history, never a candidate; the list's
-            id is added to `shortened`. Raises: AlroError if it does not fit even so.
+        Args: orders (B, m), gold: their identifiers are appended and become targets; None: prompts only, to rank.
+        Raises: AlroError if a prompt does not fit; before, it loses its oldest history (see `shortened`).
         """
         m, rows, positions, targets = self.list_size, [], [], []
         displayed = torch.tensor(slots)  # (B, m)
         gold = torch.arange(m).expand(len(lists), m) if orders is None else orders
         answers = self.identifiers[displayed.argsort(-1).gather(-1, gold)].tolist()  # item -> slot -> token
-        for one, order, answer in zip(lists, slots, answers):
-            prompt, tokens, offsets, lines = self.fit(one, order)
+        for (prompt, tokens, offsets, lines), answer in zip(self.tokenise(lists, slots), answers):
             last = len(tokens) - 1  # the last prompt token predicts the first identifier
             if orders is None:
-                answer, where, what = [], [last], [-100]
-            else:
-                where, what = [*range(last, last + m)], list(answer)
-                if self.history_targets:
-                    found = rating_tokens(prompt, offsets, lines)
-                    where += [t - 1 for t in found]  # token t is predicted one position earlier
-                    what += [tokens[t] for t in found]
+                rows.append(tokens), positions.append([last]), targets.append([-100])
+                continue
+            found = rating_tokens(prompt, offsets, lines) if self.history_targets else []
             rows.append(tokens + answer)
-            positions.append(where)
-            targets.append(what)
+            positions.append([*range(last, last + m), *(t - 1 for t in found)])  # token t is predicted at t - 1
+            targets.append([*answer, *(tokens[t] for t in found)])
+        def pad(rows, value):  # on the right; what stands there is never attended to, so any token will do
+            return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, value)
         ratings = torch.tensor([one.ratings for one in lists], dtype=torch.float32)  # (B, m)
         return Batch(pad(rows, 0), pad(positions, 0), pad(targets, -100), self.identifiers, displayed, gold, ratings)
 
 
-def pad(rows: list[list[int]], value: int) -> torch.Tensor:
-    """(B, longest) long, filled up on the right. What stands there is never attended to, so any token will do."""
-    longest = max(map(len, rows))
-    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
-
-
-def rating_tokens(prompt: str, offsets: list[tuple[int, int]], lines: int) -> list[int]:
-    """Indices of the tokens that hold the rating at the end of each of the `lines` history lines after the first."""
-    starts, ends = np.array(offsets).T
-    found, end = [], prompt.index("\n")
-    for line in prompt.split("\n")[1:lines + 1]:
-        end += 1 + len(line)
-        start = end - len(line) + line.rindex(" ") + 1  # the rating is what follows the last space
-        found += range(np.searchsorted(ends, start, "right"), np.searchsorted(starts, end, "left"))
-    return found
-
-
-def load_tokenizer(name: str):
-    """The tokenizer of a Hugging Face id or folder; no remote code."""
-    try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise AlroError(f"--model {name}: no tokenizer there: {str(error).splitlines()[0]}") from None
-
-
 # ---- python data.py -------------------------------------------------------------------------------------------------
-
-@dataclasses.dataclass(frozen=True)
-class ShowConfig:
-    model: str | None = option(None, "count the prompts' tokens with the tokenizer of this Hugging Face id or folder")
-
 
 def describe(ratings: Ratings, splits: Splits, tokenizer=None) -> str:
     """A page about a dataset, and the prompt of one list in two displayed orders."""
@@ -467,20 +420,20 @@ def describe(ratings: Ratings, splits: Splits, tokenizer=None) -> str:
     prompts = [list_prompt(ratings, one, one.shown) for one in every]
     lengths = list(map(len, encode(tokenizer, prompts).input_ids if tokenizer else map(str.split, prompts)))
     table = np.array([one.ratings for one in every])  # (lists, m)
-    tied = (table[:, :, None] == table[:, None, :]).mean((1, 2)).mean() * table.shape[1] - 1  # less the diagonal
+    m = table.shape[1]
+    tied = ((table[:, :, None] == table[:, None, :]).mean() * m - 1) / (m - 1)  # less the diagonal
     values, counts = np.unique(ratings.rating, return_counts=True)
     lines = [f"{len(ratings.users)} users, {len(ratings.items)} items, {len(ratings.rating)} ratings"]
     lines += [f"{name}: {count}" for name, count in ratings.counts.items()]
     lines += [f"rating {value:g}: {n:9d} {n / counts.sum():6.1%} {'#' * round(40 * n / counts.max())}"
               for value, n in zip(values, counts)]
-    lines += [f"{name}: {len(lists)} lists of {table.shape[1]}, {sum(one.informative for one in lists)} with two "
-              "different ratings" for name, lists in zip(Splits._fields, splits[:3])]
-    lines += [f"tied: {tied / (table.shape[1] - 1):.1%} of the pairs in a list",
-              f"prompt: {min(lengths)} to {max(lengths)} {'tokens' if tokenizer else 'words'}, "
-              f"median {np.median(lengths):.0f}"]
+    lines += [f"{name}: {len(lists)} lists of {m}, {sum(one.informative for one in lists)} with two different ratings"
+              for name, lists in zip(Splits._fields, splits[:3])]
+    lines += [f"tied: {tied:.1%} of the pairs in a list", f"prompt: {min(lengths)} to {max(lengths)} "
+              f"{'tokens' if tokenizer else 'words'}, median {np.median(lengths):.0f}"]
     one = every[-1]
     gold = gold_order(torch.tensor([one.ratings]), generator(one.list_id))[0].tolist()
-    for name, slots in ("as shown", one.shown), ("in a random order", random_slots(len(gold), "eval", one.list_id, 0)):
+    for name, slots in ("as shown", one.shown), ("in a random order", random_slots(m, "eval", one.list_id, 0)):
         answer = "".join(IDENTIFIERS[slots.index(item)] for item in gold)
         lines += [f"\n--- list {one.list_id}, {name}; [the answer] ---\n{list_prompt(ratings, one, slots)}[{answer}]"]
     return "\n".join(lines)

@@ -20,9 +20,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alro import IDENTIFIERS, AlroError, backbone, clean_text, rank_candidates, rank_of
-from cli import check_least, from_dict, option, parse, read_json, require, run, write_json
-from data import (DataConfig, Encoder, RankingList, Ratings, informative, list_prompt, load, load_tokenizer,
-                  random_slots, sha256, split)
+from cli import check_least, from_dict, load_tokenizer, option, optional, parse, read_json, require, run, write_json
+from data import (DataConfig, Encoder, RankingList, Ratings, informative, list_prompt, load, random_slots, sha256,
+                  split)
 
 CUTOFFS = (1, 3, 5, 10)
 
@@ -231,8 +231,8 @@ def load_model(name: str):
     options = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
     try:
         if Path(name, "adapter_config.json").exists():
-            model = import_peft().AutoPeftModelForCausalLM.from_pretrained(name, trust_remote_code=False,
-                                                                           dtype=torch.float32)
+            model = optional("peft", "a LoRA adapter").AutoPeftModelForCausalLM.from_pretrained(
+                name, trust_remote_code=False, dtype=torch.float32)
         else:
             model = AutoModelForCausalLM.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
@@ -243,14 +243,6 @@ def load_model(name: str):
         require(torch.allclose(ours, inner(input_ids=probe).logits, atol=1e-4),
                 f"--model {name}: its logits are more than its output layer gives; alro.target_logits would be wrong")
     return model
-
-
-def import_peft():
-    try:
-        import peft
-    except ImportError:
-        raise AlroError("LoRA needs a further package: pip install peft") from None
-    return peft
 
 
 def context_length(model, tokenizer) -> int:
@@ -318,12 +310,8 @@ def ask(folder: str, cfg: EvalConfig) -> str:
 
 def figures(cfg: EvalConfig, results: dict[str, dict]) -> None:
     """slot_curve.png: mean predicted rank of the candidate in each displayed slot; learning_curves.png."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise AlroError("--figures needs a further package: pip install matplotlib") from None
-    matplotlib.use("agg")
-    from matplotlib import pyplot
+    optional("matplotlib", "--figures").use("agg")
+    pyplot = optional("matplotlib.pyplot", "--figures")
     folder = Path(cfg.figures)
     folder.mkdir(parents=True, exist_ok=True)
     _, axes = pyplot.subplots()
@@ -373,6 +361,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         write_results(Path(folder), results[folder], methods, lists)
         per_list[folder] = methods[folder]["values"]
         print(text_table(results[folder]), "\n")
+        if encoder.shortened:
+            print(f"{len(encoder.shortened)} lists lost their oldest history: the prompt did not fit the context")
         for row, one in enumerate(lists[:cfg.show]):
             found = methods[folder]
             print(in_words(one, found["predicted"][0][row].tolist(), ratings.titles, found["slots"][0][row]), "\n")

@@ -28,10 +28,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alro import (IDENTIFIERS, Batch, alro_loss, blind_probs, build_prompt, by_item, gold_order, gold_rank,
                   history_loss, soft_lambda_loss, target_logits)
-from cli import check_least, from_dict, option, parse, require, run, write_json
-from data import (DataConfig, Encoder, RankingList, Ratings, generator, informative, load, load_tokenizer, random_slots,
-                  split)
-from evaluate import (autocast, chance_method, context_length, hardware, import_peft, in_words, load_model, ndcg,
+from cli import check_least, from_dict, load_tokenizer, option, optional, parse, require, run, write_json
+from data import DataConfig, Encoder, RankingList, Ratings, generator, informative, load, random_slots, split
+from evaluate import (autocast, chance_method, context_length, hardware, in_words, load_model, ndcg,
                       model_ranker, pick_device, read_config, reference_rankers, score_method, summary, text_table,
                       write_results)
 
@@ -43,10 +42,10 @@ class TrainConfig:
     out: str | None = option(None, "the run's folder (default: runs/<dataset>-<n>, the first n that is free)")
     seed: int = option(0, "of weights, batches, displayed orders and ties; never of the data")
     steps: int = option(0, "optimiser steps; wins over --epochs; 0 = as many as --epochs says")
-    epochs: float = option(8.0, "passes over the training lists")
+    epochs: float = option(6.0, "passes over the training lists")
     batch_size: int = option(32, "lists per optimiser step")
     grad_accum: int = option(1, "parts a step's lists go through the model in: less memory, same gradient")
-    lr: float = option(3e-3, "peak learning rate of AdamW")
+    lr: float = option(5e-3, "peak learning rate of AdamW")
     warmup_steps: int = option(50, "steps until the peak, then linear decay to 0")
     weight_decay: float = option(0.0, "of AdamW")
     dropout: float = option(0.0, "dropout wherever the model's configuration has one, and in LoRA")
@@ -139,7 +138,7 @@ def build_model(cfg: TrainConfig, ratings: Ratings):
         for layer in drops:
             layer.p = cfg.dropout
     if cfg.lora_rank:
-        peft = import_peft()
+        peft = optional("peft", "--lora_rank")
         model = peft.get_peft_model(model, peft.LoraConfig(  # GUESS: all linear layers, scale 2
             r=cfg.lora_rank, lora_alpha=2 * cfg.lora_rank, lora_dropout=cfg.dropout, target_modules="all-linear",
             task_type="CAUSAL_LM"))
@@ -271,6 +270,10 @@ class Log:
 
 # ---- The loop -------------------------------------------------------------------------------------------------------
 
+def no_interrupt(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what an interruption means
+
+
 def free_folder(dataset: str) -> str:
     return next(name for name in (f"runs/{dataset}-{n}" for n in itertools.count(1)) if not Path(name).exists())
 
@@ -310,6 +313,8 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
           f"{len(train_lists)} training lists with two different ratings of {len(splits.train)}; {total} steps of "
           f"{cfg.batch_size}; with no idea of the user SFT stays at log(m!)/m = {math.lgamma(m + 1) / m:.3f}", sep="\n")
 
+    if device.type == "cpu" and cfg.model == "tiny":
+        torch.set_num_threads(1)  # so small that two threads mostly wait for one another; the other core tokenises
     model.to(device).train()
     optimizer = torch.optim.AdamW(weights.values(), cfg.lr, (0.9, 0.95), weight_decay=cfg.weight_decay, fused=True)
     scheduler = transformers.get_linear_schedule_with_warmup(optimizer, cfg.warmup_steps, total)
@@ -337,8 +342,8 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
         return ndcg(ratings_, model_ranker(model, encoder)(valid_lists, slots), m).mean().item()
 
     loader = torch.utils.data.DataLoader(  # a generator of its own: else it draws from the one dropout draws from
-        steps, batch_size=None, sampler=range(start, total), generator=torch.Generator(),
-        num_workers=4 if device.type == "cuda" else 0)
+        steps, batch_size=None, sampler=range(start, total), generator=torch.Generator(), worker_init_fn=no_interrupt,
+        num_workers=4 if device.type == "cuda" else 1)  # tokenising goes on beside the model
     previous = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True) if not interrupted else sys.exit(130))
     try:
         with tqdm(total=total, initial=start, disable=None, mininterval=1) as bar:

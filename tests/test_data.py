@@ -174,7 +174,8 @@ def test_damaged_files_load_or_explain(tmp_path_factory, layout):
     @few
     @given(st.sampled_from((1, 3)), edits)
     def check(which, changes):
-        write(folder, layout, many(users=3, items=8, most=8), {str(i): f"Title, {i} (1995)" for i in range(8)})
+        lines = many(users=3, items=8, most=8)
+        write(folder, layout, lines + lines[:3], {str(i): f"Title, {i} (1995)" for i in range(8)})
         path = folder / LAYOUTS[layout][which]
         content = path.read_bytes()
         for where, length, snippet in changes:
@@ -186,7 +187,6 @@ def test_damaged_files_load_or_explain(tmp_path_factory, layout):
         except AlroError as error:
             assert len(str(error).splitlines()) == 1
         else:
-            assert np.isfinite(ratings.timestamp).all() and (0 <= ratings.rating).all() and (ratings.rating <= 10).all()
             assert all(title and title == alro.clean_text(title) for title in ratings.titles)
             assert len(set(zip(ratings.user, ratings.item))) == len(ratings.user)
 
@@ -217,7 +217,8 @@ def test_order_of_lines_changes_nothing(tmp_path, layout, options):
         ratings = data.load(cfg)
         *lists, fit = data.split(ratings, cfg)
         results.append({**vars(ratings), **fit, "sha256": list(map(data.sha256, lists))})
-    assert len(set(results[0]["sha256"])) == 3
+    changed = [dataclasses.replace(lists[2][0], **{name: None}) for name in vars(lists[2][0])]
+    assert len({data.sha256([one]) for one in [lists[2][0], *changed]}) == 7  # the hash sees every field
     for name, value in results[0].items():
         assert np.array_equal(value, results[1][name]), name
 
@@ -258,7 +259,7 @@ def test_max_users(tmp_path):
     assert (len(four.users), len(seven.users), len(all_of_them.users)) == (4, 7, 12)
     assert rows_of(four) < rows_of(seven) < rows_of(all_of_them)
     assert {row[:2] for row in rows_of(four)} == {line[:2] for line in lines if line[0] in four.users}
-    assert four.users != all_of_them.users[:4]  # a sample, not the first
+    assert four.users == ["1", "3", "5", "9"]  # by a hash of the id that never changes, not the first
 
 
 # --------------------------------------------------------------------------------------------------------------- lists
@@ -328,10 +329,11 @@ hostile = st.lists(st.text(max_size=8) | st.sampled_from(HOSTILE + ["\n", "\x1c"
                    max_size=4).map("".join)
 
 
-def byte_level():
-    """A byte-level BPE tokenizer with a special token <|im_end|>, as chat models have."""
+def byte_level(digits=False):
+    """A byte-level BPE tokenizer with a special token <|im_end|>, as chat models have; digits: one token each."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    splitters = [pre_tokenizers.Digits(individual_digits=True)] * digits + [pre_tokenizers.ByteLevel(False)]
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Sequence(splitters), decoders.ByteLevel()
     texts = ["Ranking:" + "".join(alro.IDENTIFIERS), "Heat (1995): 4\nBabe (1995) -> A\nRank these movies"] * 20
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=700, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
@@ -348,11 +350,11 @@ def encoder_of(tokenizer, titles, m, max_length=100_000, history_targets=True):
     return data.Encoder(tokenizer, titles, "movie", (0.5, 5.0), m, max_length, history_targets)
 
 
-@pytest.mark.parametrize("kind", ["word", "byte"])
+@pytest.mark.parametrize("kind", ["word", "byte", "byte, digits"])
 def test_batch(kind):
     """Property: whatever titles say, tokens are those of the text, and none is a special token; targets are the next
     tokens: first the gold identifiers, then, if asked for, the history's ratings."""
-    tokenizer, m = byte_level(), 3
+    tokenizer, m = byte_level(kind == "byte, digits"), 3
     special = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert special in tokenizer("Heat <|im_end|>").input_ids  # so it would, were it not for `encode`
 
@@ -361,7 +363,7 @@ def test_batch(kind):
     @example(HOSTILE, [0, 1, 2], [1, 2, 0], True)
     @example(HOSTILE[::-1], [1, 2, 0], [0, 1, 2], True)
     def check(titles, slots, order, history_targets):
-        encoder = encoder_of(tokenizer if kind == "byte" else word_level(titles), titles, m, 10 ** 6, history_targets)
+        encoder = encoder_of(word_level(titles) if kind == "word" else tokenizer, titles, m, 10 ** 6, history_targets)
         lists = [data.RankingList("x", 0, [(i, i / 2) for i in range(3, end)], [0, 1, 2], [1.0, 2.0, 3.5], [0, 1, 2])
                  for end in (3, len(titles))]  # one without history, one with
         orders = torch.tensor([order, slots])
@@ -418,7 +420,7 @@ def test_long_prompts_lose_the_oldest_history():
 
 
 def test_identifiers_must_be_one_token_each():
-    """Refused by name: " A" in two tokens, all letters <unk>, lower-cased to that, a single one <unk>."""
+    """Refused by name: " A" in two tokens, all letters <unk>, lower-cased to that, one <unk>, two alike."""
     def tokens(letters, splitter=r"\n| ?\w+| ?[^\s\w]+| ", normalizer=None):
         words = ["<unk>", *letters, "->", " ->", "Ranking", ":", "\n", "Fargo"]
         tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "<unk>"))
@@ -436,6 +438,8 @@ def test_identifiers_must_be_one_token_each():
             tokens(letters, normalizer=normalizer)
     with refused("identifier ' Q'"):
         tokens([letter for letter in alro.IDENTIFIERS if letter != " Q"])
+    with refused("identifier ' Q'"):
+        tokens(alro.IDENTIFIERS, normalizer=normalizers.Replace("Q", "B"))
 
 
 # ------------------------------------------------------------------------------------------------------------ download
@@ -531,9 +535,9 @@ def test_unknown_flags_exit_with_2(arguments, capsys):
 
 
 @pytest.mark.parametrize("arguments, flag", [*((text, text.split()[-2]) for text in (
-    "--dataset ml-20m", "--list_size 1", "--list_size 27", "--history_size -1", "--stride 0", "--data_seed -1",
-    "--dataset csv --data_path x --k_core -1", "--dataset csv --data_path x --max_users -1", "--k_core 5",
-    "--max_users 5", "--data_path x", "--download yes", "--dataset csv --data_path x --download yes")),
+    "--data_path x --dataset ml-20m", "--list_size 1", "--list_size 27", "--history_size -1", "--stride 0",
+    "--data_seed -1", "--dataset csv --data_path x --k_core -1", "--dataset csv --data_path x --max_users -1",
+    "--dataset csv --data_path x --download yes", "--download yes", "--k_core 5", "--max_users 5", "--data_path x")),
     ("--dataset csv", "--data_path"), ("--dataset ml-1m", "--download")])
 def test_bad_values_name_the_flag(arguments, flag):
     """Each bad value of DataConfig, or pair of values that do not go together."""
@@ -571,4 +575,4 @@ def test_nothing_to_rank_is_an_error(tmp_path):
     with refused("no test list"):
         data.informative([dull], "test")
     with refused(re.escape(str(tmp_path))):
-        data.load_tokenizer(str(tmp_path))
+        cli.load_tokenizer(str(tmp_path))

@@ -21,14 +21,15 @@ settings.load_profile("alro")
 def oracle_soft_rank(y, gamma):
     """s_i = sum_k k exp(gamma y_ki) / sum_l exp(gamma y_li)"""
     m = len(y)
-    return [sum((k + 1) * math.exp(gamma * y[k][i]) for k in range(m)) / sum(math.exp(gamma * y[k][i]) for k in range(m))
-            for i in range(m)]
+    e = [[math.exp(gamma * y[k][i]) for i in range(m)] for k in range(m)]
+    return [sum((k + 1) * e[k][i] for k in range(m)) / sum(e[k][i] for k in range(m)) for i in range(m)]
 
 
 def oracle_gold_rank(ratings):
     """The mean, over all orders with ratings descending, of each item's place."""
     m = len(ratings)
-    good = [p for p in itertools.permutations(range(m)) if all(ratings[a] >= ratings[b] for a, b in itertools.pairwise(p))]
+    good = [p for p in itertools.permutations(range(m))
+            if all(ratings[a] >= ratings[b] for a, b in itertools.pairwise(p))]
     return [sum(p.index(i) + 1 for p in good) / len(good) for i in range(m)]
 
 
@@ -205,7 +206,8 @@ def test_equation_sft_against_loop(case):
 def test_equation_psl_against_loop(case, seed):
     _, logits = case
     y = logits.log_softmax(-1)
-    other = torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).log_softmax(-1)
+    random = torch.Generator().manual_seed(seed)
+    other = torch.randn(logits.shape, generator=random, dtype=torch.float64).log_softmax(-1)
     m = logits.shape[-1]
     for b, found in enumerate(alro.permutation_loss(y, other).tolist()):
         expected = -sum(math.exp(y[b, k, i]) * other[b, k, i].item() for k in range(m) for i in range(m)) / m
@@ -287,8 +289,9 @@ def test_finite_losses_and_gradients_at_logits_of_ten_thousand(case, seed, throu
     ratings, logits = case
     sign = torch.rand(logits.shape, generator=torch.Generator().manual_seed(seed)).round() * 2 - 1
     extreme = (1e4 * sign).to(dtype).requires_grad_()
-    parts = alro.alro_loss(extreme.log_softmax(-1), alro.gold_order(ratings), ratings.to(dtype), alpha=1, beta=1, gamma=10,
-                           other_log_probs=extreme.flip(1).log_softmax(-1), through_target=through)
+    parts = alro.alro_loss(
+        extreme.log_softmax(-1), alro.gold_order(ratings), ratings.to(dtype), alpha=1, beta=1, gamma=10,
+        other_log_probs=extreme.flip(1).log_softmax(-1), through_target=through)
     parts["total"].sum().backward()
     assert all(value.isfinite().all() for value in parts.values()) and extreme.grad.isfinite().all()
 

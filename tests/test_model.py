@@ -1,4 +1,5 @@
-"""The way from a batch to log-probabilities and rankings: positions, slots and items, padding, caches, model families."""
+"""From a batch to log-probabilities and rankings: positions, slots and items, padding, caches, model families."""
+import dataclasses
 import zlib
 
 import pytest
@@ -26,7 +27,6 @@ def encoder(history_targets=False, tokenizer=TOKENIZER):
 
 def batch(key=0, answers=True, history_targets=False, lists=LISTS):
     """Lists in random displayed orders; histories cut to different lengths, so that rows need padding."""
-    import dataclasses
     lists = [dataclasses.replace(one, history=one.history[i % 4:]) for i, one in enumerate(lists)]
     slots = [data.random_slots(5, key, one.list_id) for one in lists]
     gold = torch.cat([alro.gold_order(torch.tensor([one.ratings]), data.generator(one.list_id)) for one in lists])
@@ -140,9 +140,11 @@ def test_displayed_order_moves_nothing_for_a_model_blind_to_it(one, two):
 def test_a_model_that_copies_the_display_is_not_invariant():
     """The test above must be able to fail: a random model's outputs do depend on the displayed order."""
     model = tiny("Llama")
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 50  # sharper, so that differences stand above rounding
     a, b = (alro.item_log_probs(model, batch(key)).log_softmax(-1) for key in (1, 2))
     parts = alro.alro_loss(a, batch(1).order, batch(1).ratings, alpha=1, beta=1, gamma=10, other_log_probs=b)
-    assert parts["kl"].min() > 0
+    assert parts["kl"].mean() > 1e-3
 
 
 # ---- ranking --------------------------------------------------------------------------------------------------------

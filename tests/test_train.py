@@ -234,8 +234,9 @@ def test_gradient_accumulation_gives_the_same_gradient(accum):
     assert torch.allclose(found[0], found[1], atol=1e-6) and found[0].abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("change", [{"alpha": 0.0}, {"beta": 0.5}, {"gamma": 5.0}, {"sigma": 2.0}, {"history_weight": 0.0},
-                                    {"through_target": False}, {"loss_on_both": True}, {"display_order": "shuffled"}])
+@pytest.mark.parametrize("change", [
+    {"alpha": 0.0}, {"beta": 0.5}, {"gamma": 5.0}, {"sigma": 2.0}, {"history_weight": 0.0}, {"through_target": False},
+    {"loss_on_both": True}, {"display_order": "shuffled"}])
 def test_each_switch_changes_the_gradient(change):
     def gradient(cfg):
         model, steps, _ = step_of(cfg)
@@ -257,7 +258,8 @@ def test_flags_win_over_presets_and_presets_over_defaults():
 
 @pytest.mark.parametrize("flags, complaint", [
     (["--lr", "0"], "--lr"), (["--batch_size", "0"], "--batch_size"), (["--display_order", "alphabetical"], "shuffled"),
-    (["--model", "no/such/folder"], "no/such/folder"), (["--dropout", "1"], "--dropout"), (["--gamma", "nan"], "--gamma")])
+    (["--model", "no/such/folder"], "no/such/folder"), (["--dropout", "1"], "--dropout"),
+    (["--gamma", "nan"], "--gamma")])
 def test_bad_flags_are_one_clear_line(flags, complaint, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(alro.AlroError, match=complaint) as error:
