@@ -412,3 +412,30 @@ def rank_candidates(model, batch: Batch, decode: str = "greedy") -> torch.Tensor
         output = model.base_model(input_ids=tokens.gather(-1, item), attention_mask=mask, position_ids=last + step,
                                   past_key_values=output.past_key_values, use_cache=True)
         hidden = output.last_hidden_state[:, -1]  # (B, d)
+
+
+# ---- python alro.py: three candidates by hand; nothing is trained ---------------------------------------------------
+
+def main() -> None:
+    """Print every quantity of the paper for one list of three candidates, rated 5, 3 and 3."""
+    torch.set_printoptions(precision=4, sci_mode=False)
+    titles, ratings = ["Fargo (1996)", "Casino (1995)", "Babe (1995)"], torch.tensor([[5.0, 3.0, 3.0]])
+    for slots in ([0, 1, 2], [2, 0, 1]):
+        print(build_prompt([("Heat (1995)", 4)], titles, slots), end="\n\n")
+    # Row k: what output position k emits when the positions before it emitted the gold items; by item, not by slot.
+    y = torch.tensor([[[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.2, 0.2, 0.6]]], requires_grad=True)
+    other, order = y.detach()[..., [0, 2, 1]], torch.tensor([[0, 1, 2]])  # the other order's y' takes Babe for Casino
+    tau = gold_rank(ratings)
+    print("y", y.detach()[0], "y', in the other displayed order", other[0], "gold rank tau", tau[0], sep="\n")
+    for gamma in (1, 10, 100):
+        blind = soft_rank(blind_probs(order), gamma)[0]
+        print(f"gamma {gamma}: soft rank", soft_rank(y, gamma).detach()[0], "of the blind model", blind)
+    print("pair weights delta_ij |G_i - G_j|", pair_weights(ratings, tau)[0], sep="\n")
+    sll = soft_lambda_loss(y, ratings, tau, gamma=10)
+    print("SLL", sll.item(), "bits; d SLL / d y", torch.autograd.grad(sll.sum(), y)[0][0], sep="\n")
+    parts = alro_loss(y.log(), order, ratings, alpha=1, beta=1, gamma=10, other_log_probs=other.log())
+    print("all losses, alpha = beta = 1:", {name: round(value.item(), 4) for name, value in parts.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -29,8 +29,7 @@ from alro import (IDENTIFIERS, AlroError, Batch, build_prompt, clean_text, encod
 from cli import check_least, load_tokenizer, option, parse, require, run
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
-MIN_HISTORY = 5  # ratings of history without which a list does not exist
-MAX_RATING = 10  # gains are 2^rating - 1: far above this a single item would be all that counts
+MIN_HISTORY, MAX_RATING = 5, 10  # a list needs so much history; gains are 2^rating - 1: beyond 10 one item would be all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +50,7 @@ class DataConfig:
         real = self.dataset != "synthetic"
         require(not real or self.dataset in LAYOUTS,
                 f"--dataset must be one of synthetic, {', '.join(LAYOUTS)}; got {self.dataset!r}")
+        require(self.noun is None or self.noun == clean_text(self.noun) != "", "--noun must be one line of text")
         require(2 <= self.list_size <= 26, f"--list_size must be 2..26 (A to Z), got {self.list_size}")
         check_least(self, history_size=0, stride=1, k_core=0, max_users=0, data_seed=0)
         require(self.dataset.startswith("ml-") or not self.download, "--download works for the ml-... datasets only")
@@ -179,7 +179,7 @@ def read_table(folder: Path, table: Table):
 def number(text: str, what: str, place: str) -> float:
     plain = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text)  # float() would take "1_0", too
     require(plain is not None and np.isfinite(float(text)), f"{place}: {what} must be a finite number, got {text!r}")
-    return float(text)
+    return float(text) + 0.0  # -0 would print as "-0"
 
 
 def read_ratings(folder: Path, layout: tuple[Table, Table, str], cfg: DataConfig) -> Ratings:
@@ -200,12 +200,11 @@ def read_ratings(folder: Path, layout: tuple[Table, Table, str], cfg: DataConfig
                 column.append(entry)
     require(len(users) > 0, f"{folder}/{rating_file.file}: no ratings")
     titles, cleaned = {}, 0
-    for place, (item, title, *year) in read_table(folder, title_file):
+    for place, (item, *raw) in read_table(folder, title_file):
         if item in items:
-            text = clean_text(title)
-            cleaned += text != title
-            if text and "".join(year):
-                text += f" ({clean_text(year[0])})"
+            text, *year = map(clean_text, raw)
+            cleaned += [text, *year] != raw
+            text += f" ({year[0]})" if text and any(year) else ""
             require(titles.setdefault(item, text) == text, f"{place}: item {item!r} stood before with another title")
     empty = {item: clean_text(f"item {item}") for item in items if not titles.get(item)}
     counts = {"ratings read": len(columns[0]), "titles cleaned": cleaned, "titles missing or empty": len(empty)}

@@ -107,7 +107,8 @@ def test_layouts_load_to_what_they_say(tmp_path, layout, end):
 BAD_LINES = {"too few fields": "7 1 4", "too many fields": "7 1 4 1 1", "word": "7 1 four 1", "no rating": "7 1  1",
              "nan": "7 1 nan 1", "inf": "7 1 inf 1", "overflow": "7 1 1e999 1", "underscore": "7 1 1_0 1",
              "negative": "7 1 -1 1", "too large": "7 1 10.5 1", "date": "7 1 4 1995-12-01", "no time": "7 1 4 ",
-             "time nan": "7 1 4 nan", "no user": " 1 4 1", "no item": "7 \f 4 1", "not UTF-8": "7\udcff 1 4 1"}
+             "time nan": "7 1 4 nan", "time inf": "7 1 4 1e999", "no user": " 1 4 1",
+             "no item": "7 \f 4 1", "not UTF-8": "7\udcff 1 4 1"}
 
 
 @every_layout
@@ -384,8 +385,9 @@ def test_batch(kind):
             assert [ids[p + 1] for p, _ in real] == [t for _, t in real]
             assert [(p, decode([t])) for p, t in real[:m]] == list(zip(range(last, last + m), answer))
             lines = itertools.groupby(enumerate(real[m:]), lambda entry: entry[1][0] - entry[0])  # neighbours
-            found = [decode([token for _, (_, token) in line]).strip() for _, line in lines]
-            assert found == [f"{rating:g}" for _, rating in one.history] * history_targets
+            found = [[decode([token]).strip() for _, (_, token) in line] for _, line in lines]
+            assert list(map("".join, found)) == [f"{rating:g}" for _, rating in one.history] * history_targets
+            assert all(map(all, found))  # neither the space before a rating nor the end of its line
 
     check()
 
@@ -420,7 +422,7 @@ def test_long_prompts_lose_the_oldest_history():
 
 
 def test_identifiers_must_be_one_token_each():
-    """Refused by name: " A" in two tokens, all letters <unk>, lower-cased to that, one <unk>, two alike."""
+    """Refused by name: " A" in two tokens or merged with the line's end; all letters <unk>, or one, or two alike."""
     def tokens(letters, splitter=r"\n| ?\w+| ?[^\s\w]+| ", normalizer=None):
         words = ["<unk>", *letters, "->", " ->", "Ranking", ":", "\n", "Fargo"]
         tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "<unk>"))
@@ -433,6 +435,8 @@ def test_identifiers_must_be_one_token_each():
     assert tokens(alro.IDENTIFIERS) == list(range(1, 27))
     with refused("identifier ' A'"):
         tokens([" ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"], splitter=r"[\s\S]")
+    with refused("identifier ' A'"):
+        tokens([*alro.IDENTIFIERS, *(name + "\n" for name in alro.IDENTIFIERS)], splitter=r" \w\n?|\w+| ?[^\s\w]+|\s")
     for letters, normalizer in ([], None), (alro.IDENTIFIERS, normalizers.Lowercase()):
         with refused("identifier ' [AB]'"):
             tokens(letters, normalizer=normalizer)
@@ -492,7 +496,7 @@ def test_download(site, tmp_path, tmp_path_factory):
 
 
 @pytest.mark.parametrize("fault", ["wrong MD5", "bad .md5", "cut short", "cut chunk", "not HTTP", "no .md5", "no zip",
-                                   "no member", "evil member", "no server"])
+                                   "not a zip", "no member", "evil member", "no server"])
 def test_download_faults(site, tmp_path, tmp_path_factory, fault, monkeypatch):
     """Each is an AlroError that names the address, and leaves no file behind."""
     more = {"no member": [], "evil member": ["../u.item", "u.item"]}.get(fault, ["ml-100k/u.item"])
@@ -500,6 +504,7 @@ def test_download_faults(site, tmp_path, tmp_path_factory, fault, monkeypatch):
     url = "/ml-100k.zip"
     site |= {"wrong MD5": {f"{url}.md5": reply(b"0" * 32)}, "bad .md5": {f"{url}.md5": reply(b"\xff")},
              "cut short": {url: site[url][:-200]}, "not HTTP": {url: b"220 smtp ready\r\n"},
+             "not a zip": {url: reply(b"x"), f"{url}.md5": reply(hashlib.md5(b"x").hexdigest().encode())},
              "cut chunk": {url: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfff\r\nabc"}}.get(fault, {})
     site.pop({"no .md5": f"{url}.md5", "no zip": url}.get(fault), None)
     if fault == "no server":

@@ -309,3 +309,20 @@ def test_gradcheck_of_every_loss(ratings):
     assert torch.autograd.gradcheck(lambda x: alro.sft_loss(x.log_softmax(-1), order), logits)
     assert torch.autograd.gradcheck(
         lambda x, z: alro.permutation_loss(x.log_softmax(-1), z.log_softmax(-1), True), (logits, other))
+
+
+def test_a_term_of_weight_zero_is_left_out_even_where_it_is_infinite():
+    y = torch.zeros(1, 2, 2).log_softmax(-1)
+    never = torch.tensor([[[0.0, -torch.inf], [-torch.inf, 0.0]]])
+    order, ratings = torch.tensor([[0, 1]]), torch.tensor([[5.0, 1.0]])
+    parts = alro.alro_loss(y, order, ratings, alpha=1, beta=0, gamma=10, other_log_probs=never)
+    assert parts["psl"].isinf().all() and parts["total"].isfinite().all()
+
+
+@pytest.mark.parametrize("gap", [19.0, 21.0, 30.0, 39.0, 41.0, 800.0])
+def test_lambda_loss_is_exact_far_out(gap):
+    """softplus at its default threshold of 20 would be off by 2e-9 at a gap of 21."""
+    ratings, ranks = torch.tensor([[4.0, 1.0]], dtype=torch.float64), torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    found = alro.lambda_loss(torch.tensor([[gap, 0.0]], dtype=torch.float64), ratings, ranks)
+    expected = oracle_lambda_loss([gap, 0.0], ratings[0].tolist(), ranks[0].tolist(), 1.0)
+    assert found.item() == pytest.approx(expected, rel=1e-13)
