@@ -282,9 +282,8 @@ def load_run(folder: str):
 
 def ask(folder: str, cfg: EvalConfig) -> str:
     """Rank one's own list with the first run's model; the ranking in words."""
-    prompt = read_config(folder)["prompt"]
+    prompt, question = read_config(folder)["prompt"], read_json(Path(cfg.ask))
     try:
-        question = read_json(Path(cfg.ask))
         history = [(str(title), float(rating)) for title, rating in question["history"]]
         candidates = [str(title) for title in question["candidates"]]
     except (ValueError, KeyError, TypeError) as error:
