@@ -193,6 +193,19 @@ def text_table(result: dict) -> str:
     return "\n".join(lines)
 
 
+def side_by_side(runs: dict[str, tuple[dict, str]]) -> dict:
+    """One result out of several on the same lists. Args: runs: new row name -> (result, name of its row there).
+    Chance comes first, then the runs, then what all have in common: item mean, oracle."""
+    first = next(iter(runs.values()))[0]
+    table = {**first, **{about: ", ".join(dict.fromkeys(str(result[about]) for result, _ in runs.values()))
+                         for about in ("model", "seed")}}
+    for part in ("methods", "timing"):
+        shared = {name: first[part][name] for name in ("chance", "item mean", "oracle") if name in first[part]}
+        table[part] = {"chance": shared.pop("chance"),
+                       **{name: result[part][row] for name, (result, row) in runs.items()}, **shared}
+    return table
+
+
 def write_results(folder: Path, result: dict, methods: dict, lists: list[RankingList]) -> None:
     """Write eval-SPLIT.json and eval-SPLIT.lists.jsonl (a line per method and list: what pairs are compared by)."""
     name = f"eval-{result['split']}"
@@ -359,12 +372,12 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
                                   lists=len(getattr(splits, cfg.split)), orders=cfg.orders)
         write_results(Path(folder), results[folder], methods, lists)
         per_list[folder] = methods[folder]["values"]
-        print(text_table(results[folder]), "\n")
         if encoder.shortened:
             print(f"{len(encoder.shortened)} lists lost their oldest history: the prompt did not fit the context")
         for row, one in enumerate(lists[:cfg.show]):
             found = methods[folder]
             print(in_words(one, found["predicted"][0][row].tolist(), ratings.titles, found["slots"][0][row]), "\n")
+    print(text_table(side_by_side({folder: (results[folder], folder) for folder in results})))
     first = runs[0]
     for other in runs[1:]:
         for metric in ("ndcg@10", "ndcg@3", "kendall_tau"):

@@ -31,8 +31,8 @@ from alro import (IDENTIFIERS, Batch, alro_loss, blind_probs, build_prompt, by_i
 from cli import check_least, from_dict, load_tokenizer, option, optional, parse, require, run, write_json
 from data import DataConfig, Encoder, RankingList, Ratings, generator, informative, load, random_slots, split
 from evaluate import (autocast, chance_method, context_length, hardware, in_words, load_model, ndcg,
-                      model_ranker, pick_device, read_config, reference_rankers, score_method, summary, text_table,
-                      write_results)
+                      model_ranker, pick_device, read_config, reference_rankers, score_method, side_by_side, summary,
+                      text_table, write_results)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -415,12 +415,7 @@ def ablation(data_cfg: DataConfig, cfg: TrainConfig) -> dict:
             in (("SFT", {"alpha": 0.0, "beta": 0.0}), ("ALRO", {}))}
     outcomes = {name: train(data_cfg, dataclasses.replace(cfg, **arm, out=str(folder / name.replace(", ", "-")),
                                                           ablation=False)) for name, arm in arms.items()}
-    one = next(iter(outcomes.values()))["result"]
-    table = dict(one)  # the first run's table, its row "trained" replaced by one row of each arm
-    for part in ("methods", "timing"):
-        arms_rows = {name: outcome["result"][part]["trained"] for name, outcome in outcomes.items()}
-        rest = {name: row for name, row in one[part].items() if name not in ("untrained", "trained")}
-        table[part] = {"chance": rest.pop("chance"), **arms_rows, **rest}
+    table = side_by_side({name: (outcome["result"], "trained") for name, outcome in outcomes.items()})
     write_json(folder / "ablation.json", table)
     print("\n" + text_table(table))
     return table
