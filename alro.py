@@ -68,8 +68,8 @@ def build_prompt(history, titles, slots, noun: str = "movie", scale=(1, 5)) -> s
     Raises: AlroError if slots is not a permutation of the titles, or there are more titles than letters.
     Source: PAPER says list-wise, with the ratings of the history. GUESS: the words.
     Differs from the paper: OURS, the identifier stands after the title. A causal model then has read the title when
-        it reaches the identifier, and can store there what it must later copy into the answer. With "A. Fargo"
-        instead, a model of 135M parameters did not learn to rank at all.
+        it reaches the identifier, and can store there what it must later copy into the answer. In a study made
+        before this code, a model of 135M parameters stayed at chance with "A. Fargo" instead.
     """
     if len(titles) > len(IDENTIFIERS):
         raise AlroError(f"{len(titles)} candidates, but identifiers are the {len(IDENTIFIERS)} letters A-Z")
