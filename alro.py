@@ -389,11 +389,13 @@ def rank_candidates(model, batch: Batch, decode: str = "greedy") -> torch.Tensor
         raise ValueError(f'decode must be "greedy" or "first", got {decode!r}')
     model = backbone(model)
     last = batch.positions[:, :1]  # (B, 1)
-    output = model.base_model(input_ids=batch.input_ids, use_cache=decode == "greedy")
-    index = last.unsqueeze(-1).expand(-1, -1, output.last_hidden_state.shape[-1])  # (B, 1, d)
-    hidden = output.last_hidden_state.gather(1, index).squeeze(1)  # (B, d)
-    # From here on rows differ in length, so later steps need the mask: cached pads and answers stay unseen.
-    mask = (torch.arange(batch.input_ids.shape[1], device=last.device) <= last).long()  # (B, T)
+    # Prompts move to the right edge, so that the next token follows each: models with a sliding window count places in
+    # the cache, and pads in between would push real tokens out of it. What stood after a prompt is dropped.
+    place = torch.arange(batch.input_ids.shape[1], device=last.device) - (batch.input_ids.shape[1] - 1 - last)  # (B, T)
+    mask, place = (place >= 0).long(), place.clamp(min=0)
+    output = model.base_model(input_ids=batch.input_ids.gather(1, place), attention_mask=mask, position_ids=place,
+                              use_cache=decode == "greedy")
+    hidden = output.last_hidden_state[:, -1]  # (B, d)
     tokens, out = batch.item_tokens(), torch.zeros_like(batch.slots, dtype=torch.bool)  # (B, m), (B, m) already out
     ranking = []
     for step in range(1, batch.slots.shape[-1] + 1):

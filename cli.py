@@ -103,5 +103,5 @@ def run(main) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the loader's fork
     try:
         main()
-    except AlroError as error:
+    except (AlroError, OSError) as error:
         raise SystemExit(f"error: {error}") from None

@@ -369,21 +369,21 @@ class Encoder:
         self.identifiers = identifier_tokens(self.tokenizer, self.list_size)  # (m,)
         self.shortened = set()  # ids of lists whose oldest history did not fit
 
-    def tokenise(self, lists: list[RankingList], slots: list[list[int]], dropped: int = 0) -> list[tuple]:
+    def tokenise(self, lists: list[RankingList], slots: list[list[int]]) -> list[tuple]:
         """(prompt, tokens, their places in the text, lines of history) of each list, with the history that fits."""
-        prompts = [list_prompt(self, one, order, dropped) for one, order in zip(lists, slots)]
-        found = encode(self.tokenizer, prompts, return_offsets_mapping=self.history_targets)
-        offsets, rows = found.get("offset_mapping", [None] * len(lists)), []
-        for one, order, prompt, tokens, places in zip(lists, slots, prompts, found.input_ids, offsets):
-            lines = len(one.history) - dropped
-            if len(tokens) + self.list_size <= self.max_length:
-                rows.append((prompt, tokens, places, lines))
-                continue
-            require(lines > 0, f"list {one.list_id}: {len(tokens)} tokens without any history and {self.list_size} of "
-                               f"answer; the model reads {self.max_length}: take a smaller --list_size")
-            self.shortened.add(one.list_id)
-            rows += self.tokenise([one], [order], dropped + 1)
-        return rows
+        def rows(lists, slots, dropped):
+            prompts = [list_prompt(self, one, order, dropped) for one, order in zip(lists, slots)]
+            found = encode(self.tokenizer, prompts, return_offsets_mapping=self.history_targets)
+            offsets = found.get("offset_mapping", [None] * len(lists))
+            return [(*row, len(one.history) - dropped) for *row, one in zip(prompts, found.input_ids, offsets, lists)]
+
+        found = rows(lists, slots, 0)
+        for row, (one, order) in enumerate(zip(lists, slots)):
+            while len(found[row][1]) + self.list_size > self.max_length:
+                require(found[row][3] > 0, f"list {one.list_id}: {len(found[row][1])} tokens without history: too long")
+                self.shortened.add(one.list_id)
+                found[row], = rows([one], [order], len(one.history) - found[row][3] + 1)
+        return found
 
     def batch(self, lists: list[RankingList], slots: list[list[int]], orders: torch.Tensor | None = None) -> Batch:
         """Tokenise lists, list b in displayed order slots[b]; the Batch is on the CPU.

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import safetensors
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -164,21 +165,21 @@ def summary(methods: dict, ranked: list[RankingList], calls: dict[str, int], **a
         means = {metric: bootstrap(value) for metric, value in method["values"].items()}
         return {metric: {"mean": mean, "ci95": [low, high]} for metric, (mean, low, high) in means.items()} | {
             "mean_rank_by_slot": method["mean_rank_by_slot"], "llm_calls_per_list": calls.get(name, 0)}
-    return {**about, "hardware": hardware(), "informative_lists": len(ranked), "list_size": len(ranked[0].items),
+    return {**about, "hardware": hardware(), "ranked_lists": len(ranked), "list_size": len(ranked[0].items),
             "data_sha256": sha256(ranked), "methods": {name: figures(name, method) for name, method in methods.items()},
             "timing": {name: {"ms_per_list": method["ms_per_list"]} for name, method in methods.items()}}
 
 
 def text_table(result: dict) -> str:
     """The result as text: a row per method, chance first; the gap closed where an oracle is known."""
-    m, methods = result["list_size"], result["methods"]
+    m, methods, top = result["list_size"], result["methods"], min(result["list_size"], 10)
     cutoffs = {min(k, m): k for k in reversed(CUTOFFS)}
     columns = [(f"NDCG@{k}", f"ndcg@{cutoffs[k]}") for k in sorted(cutoffs)]
-    columns += [(f"@{m} shown", "ndcg@10_shown"), ("tau", "kendall_tau"), ("top-1 flips", "top1_flip_rate")]
+    columns += [(f"@{top} shown", "ndcg@10_shown"), ("tau", "kendall_tau"), ("top-1 flips", "top1_flip_rate")]
     width = max(14, *map(len, methods))
-    lines = [f"{result['informative_lists']} {result['split']} lists of {m} in {result['orders']} random orders; "
+    lines = [f"{result['ranked_lists']} {result['split']} lists of {m} in {result['orders']} random orders; "
              f"{result['dataset']}, {result['model']}, seed {result['seed']}, {result['hardware']}",
-             " " * width + "".join(f"{title:>12}" for title, _ in columns) + f"{'+-95% @' + str(m):>12}"
+             " " * width + "".join(f"{title:>12}" for title, _ in columns) + f"{'+-95% @' + str(top):>12}"
              + f"{'calls':>7}{'ms/list':>9}" + (f"{'gap closed':>12}" if "oracle" in methods else "")]
     low = methods["chance"]["ndcg@10"]["mean"]
     for name, method in methods.items():
@@ -197,8 +198,10 @@ def side_by_side(runs: dict[str, tuple[dict, str]]) -> dict:
     """One result out of several on the same lists. Args: runs: new row name -> (result, name of its row there).
     Chance comes first, then the runs, then what all have in common: item mean, oracle."""
     first = next(iter(runs.values()))[0]
-    table = {**first, **{about: ", ".join(dict.fromkeys(str(result[about]) for result, _ in runs.values()))
-                         for about in ("model", "seed")}}
+    table = dict(first)
+    for about in ("model", "seed"):  # one value, or all of them
+        values = list(dict.fromkeys(result[about] for result, _ in runs.values()))
+        table[about] = values[0] if len(values) == 1 else values
     for part in ("methods", "timing"):
         shared = {name: first[part][name] for name in ("chance", "item mean", "oracle") if name in first[part]}
         table[part] = {"chance": shared.pop("chance"),
@@ -245,10 +248,10 @@ def load_model(name: str):
     try:
         if Path(name, "adapter_config.json").exists():
             model = optional("peft", "a LoRA adapter").AutoPeftModelForCausalLM.from_pretrained(
-                name, trust_remote_code=False, dtype=torch.float32)
+                name, **options)
         else:
             model = AutoModelForCausalLM.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise AlroError(f"--model {name}: cannot be loaded: {str(error).splitlines()[0]}") from None
     inner, probe = backbone(model).eval(), torch.arange(4).unsqueeze(0)
     with torch.no_grad():
@@ -315,6 +318,8 @@ def ask(folder: str, cfg: EvalConfig) -> str:
     encoder = Encoder(tokenizer, titles, prompt["noun"], (low, high), m, context_length(model, tokenizer))
     order = model_ranker(model, encoder, cfg.decode)([one], [one.shown])[0].tolist()
     text = "\n".join(f"{place:2d}. {candidates[item]}" for place, item in enumerate(order, 1))
+    if tokenizer.unk_token_id in encoder.tokenise([one], [one.shown])[0][1]:
+        text += "\nnote: this model's tokenizer does not know every word of these titles"
     if encoder.shortened:
         text += "\nnote: the oldest ratings of the history did not fit into the model's context"
     return text
@@ -354,12 +359,12 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         data_cfg = from_dict(DataConfig, config["data"], f"{folder}/config.json")
         ratings = load(data_cfg)
         splits = split(ratings, data_cfg)
-        lists = informative(getattr(splits, cfg.split), cfg.split)[:cfg.limit or None]
-        prepared[folder] = config, ratings, splits, lists
+        lists = informative(getattr(splits, cfg.split), cfg.split)
+        prepared[folder] = config, ratings, splits, len(lists), lists[:cfg.limit or None]
     hashes = {folder: sha256(lists) for folder, (*_, lists) in prepared.items()}
     require(len(set(hashes.values())) == 1, f"the runs' {cfg.split} lists differ, so they cannot be compared: {hashes}")
     results, per_list = {}, {}
-    for folder, (config, ratings, splits, lists) in prepared.items():
+    for folder, (config, ratings, splits, informative_lists, lists) in prepared.items():
         model, tokenizer = load_run(folder)
         encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, len(lists[0].items),
                           context_length(model, tokenizer))
@@ -369,7 +374,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         methods |= {name: score_method(one, lists, cfg.orders) for name, one in rankers.items()}
         results[folder] = summary(methods, lists, {folder: 1}, dataset=config["data"]["dataset"], split=cfg.split,
                                   model=config["train"]["model"], seed=config["train"]["seed"], decode=cfg.decode,
-                                  lists=len(getattr(splits, cfg.split)), orders=cfg.orders)
+                                  lists=len(getattr(splits, cfg.split)), informative_lists=informative_lists,
+                                  orders=cfg.orders)
         write_results(Path(folder), results[folder], methods, lists)
         per_list[folder] = methods[folder]["values"]
         if encoder.shortened:

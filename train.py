@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -26,7 +27,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alro import (IDENTIFIERS, Batch, alro_loss, blind_probs, build_prompt, by_item, gold_order, gold_rank,
+from alro import (IDENTIFIERS, AlroError, Batch, alro_loss, blind_probs, build_prompt, by_item, gold_order, gold_rank,
                   history_loss, soft_lambda_loss, target_logits)
 from cli import check_least, from_dict, load_tokenizer, option, optional, parse, require, run, write_json
 from data import DataConfig, Encoder, RankingList, Ratings, generator, informative, load, random_slots, split
@@ -75,6 +76,7 @@ class TrainConfig:
         for name in ("epochs", "lr", "clip", "gamma", "sigma"):
             require(0 < getattr(self, name) < math.inf, f"--{name} must be positive, got {getattr(self, name)}")
         require(0 <= self.dropout < 1, f"--dropout must be in 0..1, below 1, got {self.dropout}")
+        require(not self.lora_rank or self.model != "tiny", "--lora_rank needs a --model: tiny has no folder to go to")
         require(self.display_order in ("shown", "shuffled"),
                 f"--display_order must be shown or shuffled, got {self.display_order!r}")
 
@@ -83,7 +85,7 @@ PRESETS = {
     "demo": {},
     "small-gpu": dict(model="HuggingFaceTB/SmolLM2-135M-Instruct", dataset="ml-100k", list_size=10, history_size=20,
                       noun="movie", epochs=1.0, lr=3e-4, beta=0.1, display_order="shuffled", through_target=False,
-                      test_limit=0),
+                      grad_accum=4, test_limit=0),
     # GUESS: all but the model and the dataset, which are among those the paper uses.
     "paper": dict(model="meta-llama/Llama-2-7b-hf", dataset="ml-1m", list_size=10, history_size=20, epochs=1.0, lr=1e-4,
                   beta=0.1, display_order="shuffled", through_target=False, lora_rank=8, grad_accum=16, test_limit=0),
@@ -93,10 +95,9 @@ PRESETS = {
 # ---- The model ------------------------------------------------------------------------------------------------------
 
 def word_tokenizer(ratings: Ratings) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer for the tiny model: a token for each word of the catalogue and of the prompt.
-
-    A word keeps its leading space, as in byte-level BPE, so the identifier " A" is not the "A" that opens the prompt.
-    The prompt's two fixed sentences are one token each: a third of a short prompt saved.
+    """A word-level tokenizer for the tiny model: a token for each word of the catalogue and of the prompt. A word keeps
+    its leading space, as in byte-level BPE, so the identifier " A" is not the "A" that opens the prompt; the prompt's
+    two fixed sentences are one token each, which shortens it.
     """
     splitter = pre_tokenizers.Split(Regex(r"A user rated .*:\n|Rank these .* this user:\n|\n| ?\w+| ?[^\s\w]+| "),
                                     behavior="isolated")
@@ -113,8 +114,7 @@ def word_tokenizer(ratings: Ratings) -> PreTrainedTokenizerFast:
 
 
 def tiny_model(vocabulary: int) -> LlamaForCausalLM:
-    """A Llama of 90,000 weights. Random weights of deviation 0.1, not 0.02: at width 64 it leaves the uniform trap
-    hundreds of steps earlier."""
+    """A Llama of 90,000 weights. Of deviation 0.1, not 0.02: at width 64 that leaves the uniform trap far earlier."""
     return LlamaForCausalLM(LlamaConfig(
         vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=True, initializer_range=0.1,
@@ -128,15 +128,16 @@ def build_model(cfg: TrainConfig, ratings: Ratings):
         tokenizer = word_tokenizer(ratings)
         model = tiny_model(len(tokenizer))
     else:
+        require(not Path(cfg.model, "adapter_config.json").exists(),
+                f"--model {cfg.model} is a LoRA adapter; name its base model")
         tokenizer, model = load_tokenizer(cfg.model), load_model(cfg.model)
-    if cfg.dropout:
-        layers = [layer for layer in model.modules() if hasattr(layer, "attention_dropout")]  # Llama and its kin
-        drops = [layer for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]   # GPT-2
-        require(bool(layers or drops or cfg.lora_rank), f"--dropout {cfg.dropout}: {cfg.model} has no dropout to set")
-        for layer in layers:
-            layer.attention_dropout = cfg.dropout
-        for layer in drops:
-            layer.p = cfg.dropout
+    layers = [layer for layer in model.modules() if hasattr(layer, "attention_dropout")]  # Llama and its kin
+    drops = [layer for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]   # GPT-2
+    require(bool(layers or drops or cfg.lora_rank or not cfg.dropout), f"--dropout: {cfg.model} has none to set")
+    for layer in layers:
+        layer.attention_dropout = cfg.dropout
+    for layer in drops:
+        layer.p = cfg.dropout
     if cfg.lora_rank:
         peft = optional("peft", "--lora_rank")
         model = peft.get_peft_model(model, peft.LoraConfig(  # GUESS: all linear layers, scale 2
@@ -148,8 +149,7 @@ def build_model(cfg: TrainConfig, ratings: Ratings):
 # ---- One step's data and losses -------------------------------------------------------------------------------------
 
 class TrainingSteps(torch.utils.data.Dataset):
-    """Item number s is all the data of step s: a pure function of (seed, s), so any run can start at any step, and
-    batches can be made ahead in other processes."""
+    """Item s is all the data of step s: a pure function of (seed, s), so a run can start anywhere, in any process."""
 
     def __init__(self, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig):
         self.lists, self.encoder, self.cfg = lists, encoder, cfg
@@ -170,8 +170,8 @@ class TrainingSteps(torch.utils.data.Dataset):
         return batches, [one.list_id for one in chosen], list(self.encoder.shortened)
 
     def batch(self, lists: list[RankingList], epoch: int) -> Batch:
-        """B rows in the first displayed order and, for PSL, the same lists once more in another: B or 2 B rows.
-        Both get the same gold order, so that they differ in nothing but the display."""
+        """B rows in the first displayed order and, for PSL, B more of the same lists in another, with the same gold
+        order: the two differ in nothing but the display."""
         cfg, m = self.cfg, self.encoder.list_size
         gold = torch.cat([gold_order(torch.tensor([one.ratings]), generator("ties", cfg.seed, epoch, one.list_id))
                           for one in lists])  # (B, m)
@@ -189,17 +189,14 @@ def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
         logits = target_logits(model, batch)  # (B or 2 B, K, V): both displayed orders in one pass
     log_probs = by_item(logits, batch)  # (B or 2 B, m, m)
     first = slice(len(log_probs) // (1 if cfg.beta == 0 else 2))
-    return alro_loss(
-        log_probs[first], batch.order[first], batch.ratings[first], alpha=cfg.alpha, beta=cfg.beta, gamma=cfg.gamma,
-        sigma=cfg.sigma, other_log_probs=None if cfg.beta == 0 else log_probs[first.stop:],
+    order, ratings = batch.order[first], batch.ratings[first]
+    blind = soft_lambda_loss(blind_probs(order), ratings, gold_rank(ratings), cfg.gamma, cfg.sigma)
+    parts = alro_loss(
+        log_probs[first], order, ratings, alpha=cfg.alpha, beta=cfg.beta, gamma=cfg.gamma, sigma=cfg.sigma,
+        other_log_probs=None if cfg.beta == 0 else log_probs[first.stop:],
         through_target=cfg.through_target, loss_on_both=cfg.loss_on_both,
         history=history_loss(logits, batch)[first] if cfg.history_weight else None, history_weight=cfg.history_weight)
-
-
-def blind_sll(batch: Batch, cfg: TrainConfig) -> float:
-    """SLL of the model that knows only which items are out: the reference for the model's own."""
-    ranks = gold_rank(batch.ratings)
-    return soft_lambda_loss(blind_probs(batch.order), batch.ratings, ranks, cfg.gamma, cfg.sigma).mean().item()
+    return {**parts, "blind_sll": blind}  # of a model which knows only what is out: the reference for "sll"
 
 
 # ---- What a run leaves on disk --------------------------------------------------------------------------------------
@@ -233,13 +230,13 @@ def trainable(model) -> dict[str, torch.nn.Parameter]:
 
 
 class Log:
-    """log.jsonl and the check that all numbers are finite. Numbers stay on the device until `flush`: reading one
-    back at every step would make the GPU wait for Python."""
+    """log.jsonl, and the check for finite numbers. They stay on the device until `flush`: no step waits for Python."""
 
     def __init__(self, path: Path, until: int, m: int):
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= until]  # a resumed run writes the rest anew
-        path.write_text("".join(line + "\n" for line in kept))
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= until]
+        path.with_name("log.partial").write_text("".join(kept))  # a resumed run writes the rest anew
+        os.replace(path.with_name("log.partial"), path)
         self.path, self.pending, self.start, self.tokens = path, [], time.perf_counter(), 0
         self.references = {"log_m": math.log(m), "log_m_factorial_over_m": math.lgamma(m + 1) / m}
 
@@ -274,20 +271,24 @@ def no_interrupt(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what an interruption means
 
 
-def free_folder(dataset: str) -> str:
-    return next(name for name in (f"runs/{dataset}-{n}" for n in itertools.count(1)) if not Path(name).exists())
+def claim(out: str | None, name: str) -> Path:
+    """The run's own folder, made here and now: two runs started together never share one."""
+    for n in itertools.count(1):
+        folder = Path(out or f"runs/{name}-{n}")
+        try:
+            folder.mkdir(parents=True, exist_ok=out is not None)
+            (folder / "config.json").touch(exist_ok=False)
+            return folder
+        except FileExistsError:
+            require(out is None, f"{out} holds a run already: go on with it (--resume {out}) or choose another --out")
 
 
 def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=None) -> dict:
     """Train one run, from its start or from its last checkpoint.
 
-    Args: on_step: called as on_step(step) after each step (tests).
-    Returns: {"folder", "best_valid_ndcg", "step", and "result", "methods" if test lists were ranked}.
+    on_step(step) is called after each step. Returns: {"folder", "best_valid_ndcg"; "result", "methods" of test lists}.
     """
-    folder, device = Path(cfg.out or free_folder(data_cfg.dataset)), pick_device()
-    cfg = dataclasses.replace(cfg, out=str(folder))
-    require(resume or not (folder / "config.json").exists(),
-            f"{folder} holds a run already: go on with it (--resume {folder}) or choose another --out")
+    device = pick_device()
     ratings = load(data_cfg)
     splits = split(ratings, data_cfg)
     train_lists, valid_lists = informative(splits.train, "training"), informative(splits.valid, "validation")
@@ -300,7 +301,8 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
     total, weights = len(steps), trainable(model)
     valid_every = cfg.valid_every or max(1, total // 5)
 
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(cfg.out) if resume else claim(cfg.out, data_cfg.dataset)
+    cfg = dataclasses.replace(cfg, out=str(folder))
     if not resume:
         write_json(folder / "config.json", {
             "data": dataclasses.asdict(data_cfg), "train": dataclasses.asdict(cfg),
@@ -320,7 +322,10 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
     scheduler = transformers.get_linear_schedule_with_warmup(optimizer, cfg.warmup_steps, total)
     start, best, worse = 0, -math.inf, 0
     if resume and (folder / "checkpoint" / "state.pt").exists():
-        state = torch.load(folder / "checkpoint" / "state.pt", map_location=device, weights_only=True)
+        try:
+            state = torch.load(folder / "checkpoint" / "state.pt", map_location=device, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise AlroError(f"{folder}/checkpoint/state.pt cannot be read: {str(error).splitlines()[0]}") from None
         with torch.no_grad():
             for name, value in state["weights"].items():
                 weights[name].copy_(value)
@@ -329,6 +334,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
         start, best, worse = state["step"], state["best"], state["worse"]
         torch.set_rng_state(state["rng"].cpu())
         print(f"resumed at step {start}")
+    done = worse >= cfg.patience > 0  # a run that stopped early is not gone on with
     log, shortened, interrupted = Log(folder / "log.jsonl", start, m), set(), []
 
     def checkpoint(step: int) -> None:
@@ -337,13 +343,13 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
                                  "rng": torch.get_rng_state()})
 
     def validate() -> float:
-        ratings_, slots = torch.tensor([one.ratings for one in valid_lists]), [
-            random_slots(m, "eval", one.list_id, 0) for one in valid_lists]
-        return ndcg(ratings_, model_ranker(model, encoder)(valid_lists, slots), m).mean().item()
+        slots = [random_slots(m, "eval", one.list_id, 0) for one in valid_lists]
+        ranked = model_ranker(model, encoder, batch_size=rank_at_once(cfg))(valid_lists, slots)
+        return ndcg(torch.tensor([one.ratings for one in valid_lists]), ranked, m).mean().item()
 
-    loader = torch.utils.data.DataLoader(  # a generator of its own: else it draws from the one dropout draws from
-        steps, batch_size=None, sampler=range(start, total), generator=torch.Generator(), worker_init_fn=no_interrupt,
-        num_workers=4 if device.type == "cuda" else 1)  # tokenising goes on beside the model
+    loader = torch.utils.data.DataLoader(  # a generator of its own, not the one that dropout draws from
+        steps, batch_size=None, sampler=range(start, start if done else total), generator=torch.Generator(),
+        worker_init_fn=no_interrupt, num_workers=4 if device.type == "cuda" else 1)  # tokenises beside the model
     previous = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True) if not interrupted else sys.exit(130))
     try:
         with tqdm(total=total, initial=start, disable=None, mininterval=1) as bar:
@@ -357,11 +363,11 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
                 scheduler.step()
                 optimizer.zero_grad(set_to_none=True)
                 shortened.update(short)
-                log.add(step, parts, norm, ids, sum((batch.positions[:, 0] + m).sum().item() for batch in batches))
+                log.add(step, parts, norm, ids, sum((batch.positions[:, 0] + 1 + m).sum().item() for batch in batches))
                 bar.update()
                 due, leave = step % valid_every == 0 or step == total, bool(interrupted)
                 if step % cfg.log_every == 0 or due or leave:
-                    line = log.flush(lr=scheduler.get_last_lr()[0], blind_sll=blind_sll(batches[0], cfg))
+                    line = log.flush(lr=scheduler.get_last_lr()[0])
                     bar.set_postfix({name: f"{line[name]:.3f}" for name in parts[0] if name in line})
                 if due:
                     found = validate()
@@ -373,6 +379,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
                     bar.write(f"step {step}: validation NDCG@{m} {found:.4f}" + (" (best)" if worse == 0 else ""))
                 if due or leave:
                     checkpoint(step)
+                    log.start = time.perf_counter()  # validating and saving is not training
                 if on_step:
                     on_step(step)
                 if leave:
@@ -389,28 +396,34 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
     return outcome
 
 
+def rank_at_once(cfg: TrainConfig) -> int:
+    """Lists to rank at a time: as many prompts as go through the model in training."""
+    return max(1, 2 * cfg.batch_size // cfg.grad_accum)
+
+
 def report(cfg: TrainConfig, data_cfg: DataConfig, ratings: Ratings, splits, folder: Path, encoder: Encoder):
     """Rank the test lists with the model best on validation; print and write the table. (result, methods)"""
-    lists = informative(splits.test, "test")[:cfg.test_limit]
-    device = pick_device()
-    rankers = {"untrained": model_ranker(build_model(cfg, ratings)[0].to(device), encoder),
-               "trained": model_ranker(load_model(str(folder / "model")).to(device), encoder),
+    informative_lists, device, n = informative(splits.test, "test"), pick_device(), rank_at_once(cfg)
+    lists = informative_lists[:cfg.test_limit]
+    rankers = {"untrained": model_ranker(build_model(cfg, ratings)[0].to(device), encoder, batch_size=n),
+               "trained": model_ranker(load_model(str(folder / "model")).to(device), encoder, batch_size=n),
                **reference_rankers(ratings, splits.fit["test"])}
     methods = {"chance": chance_method(lists)}
     methods |= {name: score_method(ranker, lists, cfg.test_orders) for name, ranker in rankers.items()}
     result = summary(methods, lists, {"untrained": 1, "trained": 1}, dataset=data_cfg.dataset, split="test",
-                     model=cfg.model, seed=cfg.seed, decode="greedy", lists=len(splits.test), orders=cfg.test_orders)
+                     model=cfg.model, seed=cfg.seed, decode="greedy", lists=len(splits.test),
+                     informative_lists=len(informative_lists), orders=cfg.test_orders)
     write_results(folder, result, methods, lists)
-    found = methods["trained"]
-    print("\n" + text_table(result) + "\n")
-    print(in_words(lists[0], found["predicted"][0][0].tolist(), ratings.titles, found["slots"][0][0]))
+    one, found = lists[0], methods["trained"]
+    print(f"\n{text_table(result)}\n")
+    print(in_words(one, found["predicted"][0][0].tolist(), ratings.titles, found["slots"][0][0]))
     return result, methods
 
 
 def ablation(data_cfg: DataConfig, cfg: TrainConfig) -> dict:
     """SFT and ALRO, trained on the shown order and on shuffled ones: who learns, who only copies the display."""
     require(cfg.test_limit > 0, "--ablation compares on test lists: --test_limit must be at least 1")
-    folder = Path(cfg.out or free_folder(f"{data_cfg.dataset}-ablation"))
+    folder = Path(cfg.out or f"runs/{data_cfg.dataset}-ablation")
     arms = {f"{name}, {display}": {**loss, "display_order": display} for display in ("shown", "shuffled") for name, loss
             in (("SFT", {"alpha": 0.0, "beta": 0.0}), ("ALRO", {}))}
     outcomes = {name: train(data_cfg, dataclasses.replace(cfg, **arm, out=str(folder / name.replace(", ", "-")),

@@ -33,7 +33,7 @@ def batch(key=0, answers=True, history_targets=False, lists=LISTS):
     return encoder(history_targets).batch(lists, slots, gold if answers else None)
 
 
-def tiny(family: str):
+def tiny(family: str, **more):
     """A randomly initialised model of a family, with the demo's vocabulary."""
     small = {"vocab_size": len(TOKENIZER), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
              "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
@@ -43,7 +43,7 @@ def tiny(family: str):
                  "eos_token_id": None}
     torch.manual_seed(0)
     name = {"Gemma3": "Gemma3TextConfig"}.get(family, f"{family}Config")
-    config = getattr(transformers, name)(**small)
+    config = getattr(transformers, name)(**small, **more)
     return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
@@ -165,6 +165,18 @@ def test_greedy_ranking_equals_decoding_without_cache_one_list_at_a_time(family)
     logits = model(input_ids=found.input_ids[:1, :found.positions[0, 0] + 1]).logits[0, -1]
     first = found.slots[0][logits[found.identifiers].argsort(descending=True)]
     assert torch.equal(alro.rank_candidates(model, found, "first")[0], first)
+
+
+@pytest.mark.parametrize("family", ["Mistral", "Gemma3"])
+def test_a_sliding_window_shorter_than_the_prompt_does_not_mind_padding(family):
+    """Each list ranked alone, where nothing is padded, as in a batch of unequal lengths."""
+    model = tiny(family, sliding_window=8)
+    together = alro.rank_candidates(model, batch(answers=False))
+    whole = batch(answers=False)
+    for row in range(len(LISTS)):
+        one = whole._replace(input_ids=whole.input_ids[row:row + 1, :whole.positions[row, 0] + 1],
+                             positions=whole.positions[row:row + 1], slots=whole.slots[row:row + 1])
+        assert torch.equal(alro.rank_candidates(model, one)[0], together[row])
 
 
 @pytest.mark.parametrize("decode", ["greedy", "first"])

@@ -117,6 +117,8 @@ def test_resuming_after_a_crash_equals_never_having_crashed(tmp_path, straight, 
             raise Crash
     with pytest.raises(Crash):
         train.train(DATA, config(tmp_path / "run"), on_step=crash)
+    with open(tmp_path / "run" / "log.jsonl", "a") as file:
+        file.write('{"step": 9, "sf')  # a line cut short by the crash
     train.main(["--resume", str(tmp_path / "run")])
     assert_same_weights(straight, tmp_path / "run")
     assert same_but_for_time(log_of(straight)) == same_but_for_time(log_of(tmp_path / "run"))
@@ -140,6 +142,14 @@ def test_a_second_run_does_not_overwrite_the_first(tmp_path, straight):
     with pytest.raises(alro.AlroError, match="no other flag"):
         train.main(["--resume", str(straight), "--lr", "1"])
     assert (straight / "log.jsonl").read_bytes() == before
+
+
+def test_two_runs_started_together_do_not_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [str(train.claim(None, "world")) for _ in range(2)] == ["runs/world-1", "runs/world-2"]
+    assert str(train.claim("mine", "world")) == "mine"
+    with pytest.raises(alro.AlroError, match="mine holds a run already"):
+        train.claim("mine", "world")
 
 
 @pytest.mark.parametrize("field, value, complaint", [
@@ -168,6 +178,8 @@ def test_patience_stops_early(tmp_path, monkeypatch):
     values = iter([0.9, 0.5, 0.4])
     monkeypatch.setattr(train, "ndcg", lambda *_: torch.tensor([next(values)]))
     train.train(DATA, config(tmp_path / "run", patience=1))
+    assert weights_of(tmp_path / "run")["step"] == 8
+    train.main(["--resume", str(tmp_path / "run")])  # a run that stopped early is not gone on with
     assert weights_of(tmp_path / "run")["step"] == 8
 
 
@@ -255,7 +267,7 @@ def test_flags_win_over_presets_and_presets_over_defaults():
 @pytest.mark.parametrize("flags, complaint", [
     (["--lr", "0"], "--lr"), (["--batch_size", "0"], "--batch_size"), (["--display_order", "alphabetical"], "shuffled"),
     (["--model", "no/such/folder"], "no/such/folder"), (["--dropout", "1"], "--dropout"),
-    (["--gamma", "nan"], "--gamma")])
+    (["--gamma", "nan"], "--gamma"), (["--lora_rank", "2"], "--lora_rank")])
 def test_bad_flags_are_one_clear_line(flags, complaint, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(alro.AlroError, match=complaint) as error:
