@@ -81,14 +81,6 @@ def write_json(path: Path, content) -> None:
     os.replace(partial, path)
 
 
-def load_tokenizer(name: str):
-    """The tokenizer of a Hugging Face id or folder; no remote code."""
-    try:
-        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise AlroError(f"--model {name}: no tokenizer there: {str(error).splitlines()[0]}") from None
-
-
 def optional(package: str, why: str):
     """Import a package that only some uses need."""
     try:

@@ -26,7 +26,8 @@ import torch
 
 from alro import (IDENTIFIERS, AlroError, Batch, build_prompt, clean_text, encode, gold_order, identifier_tokens,
                   rating_tokens)
-from cli import check_least, load_tokenizer, option, parse, require, run
+from cli import check_least, option, parse, require, run
+from model import load_tokenizer
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 MIN_HISTORY, MAX_RATING = 5, 10  # a list needs so much history; gains are 2^rating - 1: beyond 10 one item would be all
@@ -236,8 +237,8 @@ def canonical(columns, users: list, items: list, titles: dict, noun: str, counts
     items, item = renumber(items, item[keep])
     rating, timestamp = rating[keep], timestamp[keep]
     rows = np.lexsort((item, timestamp, user))
-    titles = [titles[i] for i in items]
-    return Ratings(user[rows], item[rows], rating[rows], timestamp[rows], users, items, titles, noun, counts)
+    return Ratings(user[rows], item[rows], rating[rows], timestamp[rows], users, items, [titles[i] for i in items],
+                   noun, counts)
 
 
 def download(name: str, folder: Path) -> None:
@@ -271,14 +272,13 @@ def synthetic(cfg: DataConfig, n_users: int = 2000, per_user: int = 32) -> Ratin
     """
     words = """Acre Affair Anchor Arrow Autumn Banner Beacon Bell Border Bridge Candle Canyon Castle Circle Cloud Coast
         Crown Dawn Diary Door Dream Echo Ember Empire Exile Feather Field Fire Flight Forest Garden Gate Ghost Harbor
-        Honor Horizon Island Journey Key Ladder Letter Lesson Mask Mirror Mountain Night Oath Ocean Promise Return
-        River Road Secret Shadow Silence Storm Summer Tower Voyage Winter""".split()  # one to each movie
+        Honor Horizon Island Journey Key Ladder Letter Lesson Mask Mirror Mountain Night Oath Ocean Promise Return River
+        Road Secret Shadow Silence Storm Summer Tower Voyage Winter""".split()  # one to each movie
     titles = [f"{genre} {word}" for genre, word in zip(itertools.cycle(["Space", "Love", "Horror", "Western"]), words)]
-    genre = np.arange(len(titles)) % 4
     rng = np.random.default_rng(cfg.data_seed)
     quality = rng.normal(0, 1, len(titles))
     taste = rng.permuted(np.tile([-1, -1 / 3, 1 / 3, 1], (n_users, 1)), axis=1)  # each user's order of the genres
-    expected = 3 + taste[:, genre] + quality  # (users, items)
+    expected = 3 + taste[:, np.arange(len(titles)) % 4] + quality  # (users, items)
     user, time = np.repeat(np.arange(n_users), per_user), np.tile(np.arange(per_user), n_users)
     item = rng.permuted(np.tile(np.arange(len(titles)), (n_users, 1)), axis=1)[:, :per_user].ravel()
     rating = np.clip(np.rint(expected[user, item] + rng.normal(0, 0.4, len(user))), 1, 5)
@@ -364,6 +364,7 @@ class Encoder:
     list_size: int
     max_length: int                # tokens the model can read, prompt and answer
     history_targets: bool = False  # whether the history's rating tokens are targets too (alro.history_loss)
+    multiple: int = 1              # pad batches to a multiple of so many tokens: few lengths, for torch.compile
 
     def __post_init__(self):
         self.identifiers = identifier_tokens(self.tokenizer, self.list_size)  # (m,)
@@ -407,7 +408,8 @@ class Encoder:
         def pad(rows, value):  # on the right; what stands there is never attended to, so any token will do
             return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, value)
         ratings = torch.tensor([one.ratings for one in lists], dtype=torch.float32)  # (B, m)
-        return Batch(pad(rows, 0), pad(positions, 0), pad(targets, -100), self.identifiers, displayed, gold, ratings)
+        ids = torch.nn.functional.pad(pad(rows, 0), (0, -max(map(len, rows)) % self.multiple))  # (B, T)
+        return Batch(ids, pad(positions, 0), pad(targets, -100), self.identifiers, displayed, gold, ratings)
 
 
 # ---- python data.py -------------------------------------------------------------------------------------------------
@@ -418,12 +420,11 @@ def describe(ratings: Ratings, splits: Splits, tokenizer=None) -> str:
     require(len(every) > 0, f"no user has --list_size ratings after {MIN_HISTORY} others, so there are no lists")
     prompts = [list_prompt(ratings, one, one.shown) for one in every]
     lengths = list(map(len, encode(tokenizer, prompts).input_ids if tokenizer else map(str.split, prompts)))
-    table = np.array([one.ratings for one in every])  # (lists, m)
-    m = table.shape[1]
+    table, m = np.array([one.ratings for one in every]), len(every[0].items)  # (lists, m)
     tied = ((table[:, :, None] == table[:, None, :]).mean() * m - 1) / (m - 1)  # less the diagonal
     values, counts = np.unique(ratings.rating, return_counts=True)
-    lines = [f"{len(ratings.users)} users, {len(ratings.items)} items, {len(ratings.rating)} ratings"]
-    lines += [f"{name}: {count}" for name, count in ratings.counts.items()]
+    lines = [f"{len(ratings.users)} users, {len(ratings.items)} items, {len(ratings.rating)} ratings",
+             *(f"{name}: {count}" for name, count in ratings.counts.items())]
     lines += [f"rating {value:g}: {n:9d} {n / counts.sum():6.1%} {'#' * round(40 * n / counts.max())}"
               for value, n in zip(values, counts)]
     lines += [f"{name}: {len(lists)} lists of {m}, {sum(one.informative for one in lists)} with two different ratings"
@@ -441,8 +442,7 @@ def describe(ratings: Ratings, splits: Splits, tokenizer=None) -> str:
 def main(arguments: list[str] | None = None) -> str:
     cfg, show = parse(arguments, DataConfig, ShowConfig)
     ratings = load(cfg)
-    text = describe(ratings, split(ratings, cfg), load_tokenizer(show.model) if show.model else None)
-    print(text)
+    print(text := describe(ratings, split(ratings, cfg), load_tokenizer(show.model) if show.model else None))
     return text
 
 

@@ -7,7 +7,6 @@
 Every list is ranked in R random displayed orders, the same for every run and method, and in the one order a retriever
 would show. Lists whose candidates all have one rating are left out: any order of them is right.
 """
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -16,14 +15,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import torch
-from transformers import AutoModelForCausalLM
 
-from alro import IDENTIFIERS, AlroError, backbone, clean_text, rank_candidates, rank_of
-from cli import check_least, from_dict, load_tokenizer, option, optional, parse, read_json, require, run, write_json
+from alro import IDENTIFIERS, AlroError, clean_text, rank_candidates, rank_of
+from cli import check_least, from_dict, option, optional, parse, read_json, require, run, write_json
 from data import (DataConfig, Encoder, RankingList, Ratings, informative, list_prompt, load, random_slots, sha256,
                   split)
+from model import autocast, context_length, load_model, load_tokenizer, pick_device
 
 CUTOFFS = (1, 3, 5, 10)
 
@@ -77,11 +75,6 @@ def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float
 
 # ---- Ranking many lists ---------------------------------------------------------------------------------------------
 
-def autocast(device: torch.device):
-    """bf16 on a GPU; full float32 on a CPU, where a student wants to see the same numbers twice."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
-
-
 def model_ranker(model, encoder: Encoder, decode: str = "greedy", batch_size: int = 64):
     """A ranker, function (lists, slots) -> (N, m) predicted orders, that asks the language model."""
     def rank(lists, slots):
@@ -91,7 +84,7 @@ def model_ranker(model, encoder: Encoder, decode: str = "greedy", batch_size: in
         ranked = torch.empty(len(lists), len(lists[0].items), dtype=torch.long)
         for rows in np.array_split(by_length, -(-len(lists) // batch_size)):  # about equally long: little padding
             batch = encoder.batch([lists[i] for i in rows], [slots[i] for i in rows])
-            with autocast(device):
+            with autocast(device), torch.compiler.set_stance("force_eager"):  # a cache has a new shape at each step
                 ranked[rows] = rank_candidates(model, batch.to(device), decode).cpu()
         model.train(was_training)
         return ranked
@@ -233,38 +226,6 @@ def in_words(one: RankingList, order: list[int], titles: list[str], slots: list[
 
 
 # ---- Runs -----------------------------------------------------------------------------------------------------------
-
-def pick_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def load_model(name: str):
-    """A causal language model from a Hugging Face id or folder, float32: safetensors only, no remote code.
-
-    A folder with a LoRA adapter loads its base model and puts the adapter on. Raises AlroError if there is no such
-    model, or if its logits are not just the output layer's (some families scale or cap them).
-    """
-    options = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
-    try:
-        if Path(name, "adapter_config.json").exists():
-            model = optional("peft", "a LoRA adapter").AutoPeftModelForCausalLM.from_pretrained(
-                name, **options)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(name, **options)
-    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise AlroError(f"--model {name}: cannot be loaded: {str(error).splitlines()[0]}") from None
-    inner, probe = backbone(model).eval(), torch.arange(4).unsqueeze(0)
-    with torch.no_grad():
-        ours = inner.get_output_embeddings()(inner.base_model(input_ids=probe, use_cache=False).last_hidden_state)
-        require(torch.allclose(ours, inner(input_ids=probe).logits, atol=1e-4),
-                f"--model {name}: its logits are more than its output layer gives; alro.target_logits would be wrong")
-    return model
-
-
-def context_length(model, tokenizer) -> int:
-    """Tokens the model can read: the smaller of what the model's and the tokenizer's configurations say."""
-    return min(getattr(backbone(model).config, "max_position_embeddings", 10 ** 9), tokenizer.model_max_length)
-
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:

@@ -4,6 +4,7 @@
     python train.py --ablation                         SFT and ALRO, on shown and on shuffled orders
     python train.py --preset small-gpu --download      a 135M model on MovieLens-100K, one small GPU
     python train.py --resume RUN                       go on where an interrupted run stopped
+    torchrun --nproc_per_node=N train.py ...           N processes, one GPU each, share each step's lists
 
 Every flag is a field of DataConfig (data.py) or of TrainConfig below. A run's folder holds config.json, log.jsonl,
 model/ (best on validation), checkpoint/ (what resuming needs) and, where test lists were ranked, eval-test.json.
@@ -22,18 +23,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as processes
 import transformers
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alro import (IDENTIFIERS, AlroError, Batch, alro_loss, blind_probs, build_prompt, by_item, gold_order, gold_rank,
-                  history_loss, soft_lambda_loss, target_logits)
-from cli import check_least, from_dict, load_tokenizer, option, optional, parse, require, run, write_json
+from alro import (AlroError, Batch, alro_loss, blind_probs, by_item, encode, gold_order, gold_rank, history_loss,
+                  soft_lambda_loss, target_logits)
+from cli import check_least, from_dict, option, parse, require, run, write_json
 from data import DataConfig, Encoder, RankingList, Ratings, generator, informative, load, random_slots, split
-from evaluate import (autocast, chance_method, context_length, hardware, in_words, load_model, ndcg,
-                      model_ranker, pick_device, read_config, reference_rankers, score_method, side_by_side, summary,
-                      text_table, write_results)
+from evaluate import (chance_method, hardware, in_words, model_ranker, ndcg, read_config, reference_rankers,
+                      score_method, side_by_side, summary, text_table, write_results)
+from model import autocast, build_model, context_length, load_model, pick_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +60,8 @@ class TrainConfig:
     through_target: bool = option(True, "gradients also flow through PSL's target (GUESS: yes, the demo learns sooner)")
     loss_on_both: bool = option(False, "SFT and SLL on both displayed orders, not on the first alone")
     lora_rank: int = option(0, "train a LoRA adapter of this rank (needs peft); 0 = all weights")
+    gradient_checkpointing: bool = option(False, "keep only each layer's input, compute the rest twice: less memory")
+    compile: bool = option(False, "torch.compile the decoder layers (needs a C++ compiler); lengths become few")
     log_every: int = option(20, "steps between lines of log.jsonl")
     valid_every: int = option(0, "steps between validations, each with a checkpoint; 0 = five times in a run")
     valid_limit: int = option(200, "validation lists to rank; 0 = all")
@@ -92,81 +94,36 @@ PRESETS = {
 }
 
 
-# ---- The model ------------------------------------------------------------------------------------------------------
-
-def word_tokenizer(ratings: Ratings) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer for the tiny model: a token for each word of the catalogue and of the prompt. A word keeps
-    its leading space, as in byte-level BPE, so the identifier " A" is not the "A" that opens the prompt; the prompt's
-    two fixed sentences are one token each, which shortens it.
-    """
-    splitter = pre_tokenizers.Split(Regex(r"A user rated .*:\n|Rank these .* this user:\n|\n| ?\w+| ?[^\s\w]+| "),
-                                    behavior="isolated")
-    levels = np.unique(ratings.rating).tolist()
-    history = [*zip(ratings.titles, itertools.cycle(levels)), *((ratings.titles[0], level) for level in levels)]
-    letters = len(IDENTIFIERS)
-    texts = [build_prompt(history, ["x"] * letters, list(range(letters)), ratings.noun, ratings.scale),
-             *(f"{title} ->" for title in ratings.titles)]
-    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(text)}
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", *sorted(words)])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
-    tokenizer.pre_tokenizer, tokenizer.decoder = splitter, decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
-
-
-def tiny_model(vocabulary: int) -> LlamaForCausalLM:
-    """A Llama of 90,000 weights. Of deviation 0.1, not 0.02: at width 64 that leaves the uniform trap far earlier."""
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=True, initializer_range=0.1,
-        bos_token_id=None, eos_token_id=None))
-
-
-def build_model(cfg: TrainConfig, ratings: Ratings):
-    """(model, tokenizer), on the CPU, with dropout and LoRA as cfg says."""
-    torch.manual_seed(cfg.seed)
-    if cfg.model == "tiny":
-        tokenizer = word_tokenizer(ratings)
-        model = tiny_model(len(tokenizer))
-    else:
-        require(not Path(cfg.model, "adapter_config.json").exists(),
-                f"--model {cfg.model} is a LoRA adapter; name its base model")
-        tokenizer, model = load_tokenizer(cfg.model), load_model(cfg.model)
-    layers = [layer for layer in model.modules() if hasattr(layer, "attention_dropout")]  # Llama and its kin
-    drops = [layer for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]   # GPT-2
-    require(bool(layers or drops or cfg.lora_rank or not cfg.dropout), f"--dropout: {cfg.model} has none to set")
-    for layer in layers:
-        layer.attention_dropout = cfg.dropout
-    for layer in drops:
-        layer.p = cfg.dropout
-    if cfg.lora_rank:
-        peft = optional("peft", "--lora_rank")
-        model = peft.get_peft_model(model, peft.LoraConfig(  # GUESS: all linear layers, scale 2
-            r=cfg.lora_rank, lora_alpha=2 * cfg.lora_rank, lora_dropout=cfg.dropout, target_modules="all-linear",
-            task_type="CAUSAL_LM"))
-    return model, tokenizer
-
-
 # ---- One step's data and losses -------------------------------------------------------------------------------------
 
 class TrainingSteps(torch.utils.data.Dataset):
     """Item s is all the data of step s: a pure function of (seed, s), so a run can start anywhere, in any process."""
 
-    def __init__(self, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig):
-        self.lists, self.encoder, self.cfg = lists, encoder, cfg
+    def __init__(self, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig, rank: int = 0, world: int = 1):
+        self.lists, self.encoder, self.cfg, self.rank, self.world = lists, encoder, cfg, rank, world
         self.per_epoch = -(-len(lists) // cfg.batch_size)
         self.total = cfg.steps or max(1, round(cfg.epochs * self.per_epoch))
+        title_tokens = torch.tensor([len(tokens) for tokens in encode(encoder.tokenizer, encoder.titles).input_ids])
+        self.lengths = torch.tensor([title_tokens[[item for item, _ in one.history] + one.items].sum().item()
+                                     + 4 * len(one.history) for one in lists])  # (lists,) about the prompts' tokens
 
     def __len__(self) -> int:
         return self.total
 
     def __getitem__(self, step: int) -> tuple[list[Batch], list[str], list[str]]:
-        """(parts of the step's batch, list ids, ids of lists whose history was shortened)."""
+        """(parts of this process's share of the batch, ids of all its lists, ids of lists with shortened history)."""
         epoch, i = divmod(step, self.per_epoch)
-        order = torch.randperm(len(self.lists), generator=generator("epoch", self.cfg.seed, epoch))
+        random = generator("epoch", self.cfg.seed, epoch)
+        order = torch.randperm(len(self.lists), generator=random)
+        # Padding is work for nothing: sort stretches of 16 steps by length, then shuffle the steps.
+        order = torch.cat([some[self.lengths[some].argsort(stable=True)]
+                           for some in order.split(16 * self.cfg.batch_size)])
+        i = torch.randperm(self.per_epoch, generator=random)[i].item()
         chosen = [self.lists[row] for row in order[i * self.cfg.batch_size:(i + 1) * self.cfg.batch_size].tolist()]
         self.encoder.shortened.clear()
-        parts = -(-len(chosen) // -(-self.cfg.batch_size // self.cfg.grad_accum))
-        batches = [self.batch(chosen[part::parts], epoch) for part in range(parts)]
+        mine = chosen[self.rank::self.world]
+        parts = -(-len(mine) // -(-self.cfg.batch_size // (self.cfg.grad_accum * self.world)))
+        batches = [self.batch(mine[part::parts], epoch) for part in range(parts)]
         return batches, [one.list_id for one in chosen], list(self.encoder.shortened)
 
     def batch(self, lists: list[RankingList], epoch: int) -> Batch:
@@ -196,7 +153,8 @@ def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
         other_log_probs=None if cfg.beta == 0 else log_probs[first.stop:],
         through_target=cfg.through_target, loss_on_both=cfg.loss_on_both,
         history=history_loss(logits, batch)[first] if cfg.history_weight else None, history_weight=cfg.history_weight)
-    return {**parts, "blind_sll": blind}  # of a model which knows only what is out: the reference for "sll"
+    tokens = (batch.positions[:, 0] + 1 + batch.slots.shape[1]).reshape(-1, len(order)).sum(0)  # no padding
+    return {**parts, "blind_sll": blind, "tokens": tokens}  # blind: of a model which knows only what is already out
 
 
 # ---- What a run leaves on disk --------------------------------------------------------------------------------------
@@ -232,37 +190,60 @@ def trainable(model) -> dict[str, torch.nn.Parameter]:
 class Log:
     """log.jsonl, and the check for finite numbers. They stay on the device until `flush`: no step waits for Python."""
 
-    def __init__(self, path: Path, until: int, m: int):
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= until]
-        path.with_name("log.partial").write_text("".join(kept))  # a resumed run writes the rest anew
-        os.replace(path.with_name("log.partial"), path)
-        self.path, self.pending, self.start, self.tokens = path, [], time.perf_counter(), 0
+    def __init__(self, path: Path | None, until: int, m: int):
+        self.path, self.pending, self.start = path, [], time.perf_counter()
         self.references = {"log_m": math.log(m), "log_m_factorial_over_m": math.lgamma(m + 1) / m}
+        if path:  # None: another process writes
+            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= until]
+            path.with_name("log.partial").write_text("".join(kept))  # a resumed run writes the rest anew
+            os.replace(path.with_name("log.partial"), path)
 
-    def add(self, step: int, parts: list[dict], norm: torch.Tensor, ids: list[str], tokens: int) -> None:
-        means = {name: torch.cat([part[name].detach() for part in parts]).mean() for name in parts[0]}
+    def add(self, step: int, parts: list[dict], norm: torch.Tensor, ids: list[str]) -> None:
+        sums = add_up(torch.stack([torch.cat([part[name].detach() for part in parts]).sum() for name in parts[0]]))
+        means = dict(zip(parts[0], sums / len(ids)))
         self.pending.append((step, {**means, "grad_norm": norm.detach()}, ids))
-        self.tokens += tokens
 
     def flush(self, **more) -> dict:
         """Write a line of means since the last one; raise AlroError if a step's numbers were not finite."""
         if not self.pending:
             return {}
         rows = [(step, {name: value.item() for name, value in means.items()}, ids) for step, means, ids in self.pending]
+        seconds = time.perf_counter() - self.start  # measured here, where the device has done all the steps
         for step, means, ids in rows:
             require(all(map(math.isfinite, means.values())),
                     f"step {step}: not finite: {means}, lists {ids}; the last checkpoint is from before")
+        tokens = sum(means.pop("tokens") * len(ids) for _, means, ids in rows)
         line = {"step": rows[-1][0],
                 **{name: sum(means[name] for _, means, _ in rows) / len(rows) for name in rows[0][1]},
-                "tokens_per_second": round(self.tokens / (time.perf_counter() - self.start)), **self.references, **more}
-        self.pending, self.start, self.tokens = [], time.perf_counter(), 0
+                "tokens_per_second": round(tokens / seconds), **self.references, **more}
+        self.pending, self.start = [], time.perf_counter()
         self.write(line)
         return line
 
     def write(self, line: dict) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        if self.path:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+# ---- Several processes (torchrun): each takes a share of every step's lists; sums are over all of them ---------------
+
+def join() -> tuple[int, int]:
+    """(this process's rank, how many there are)."""
+    world = int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
+    if world > 1 and not processes.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        processes.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return (processes.get_rank(), world) if world > 1 else (0, 1)
+
+
+def add_up(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, in place."""
+    if processes.is_initialized():
+        processes.all_reduce(tensor)
+    return tensor
 
 
 # ---- The loop -------------------------------------------------------------------------------------------------------
@@ -288,6 +269,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
 
     on_step(step) is called after each step. Returns: {"folder", "best_valid_ndcg"; "result", "methods" of test lists}.
     """
+    rank, world = join()
     device = pick_device()
     ratings = load(data_cfg)
     splits = split(ratings, data_cfg)
@@ -296,24 +278,29 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
     model, tokenizer = build_model(cfg, ratings)
     m = data_cfg.list_size
     encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, m, context_length(model, tokenizer),
-                      history_targets=cfg.history_weight > 0)
-    steps = TrainingSteps(train_lists, encoder, cfg)
+                      history_targets=cfg.history_weight > 0, multiple=64 if cfg.compile else 1)
+    steps = TrainingSteps(train_lists, encoder, cfg, rank, world)
+    smallest = len(train_lists) % cfg.batch_size or cfg.batch_size
+    require(smallest >= world, f"an epoch's last step has {smallest} lists for {world} processes: another --batch_size")
     total, weights = len(steps), trainable(model)
     valid_every = cfg.valid_every or max(1, total // 5)
 
-    folder = Path(cfg.out) if resume else claim(cfg.out, data_cfg.dataset)
-    cfg = dataclasses.replace(cfg, out=str(folder))
-    if not resume:
+    name = [cfg.out if resume or rank else str(claim(cfg.out, data_cfg.dataset))]
+    if world > 1:
+        processes.broadcast_object_list(name)  # the first process has chosen
+    folder, cfg = Path(name[0]), dataclasses.replace(cfg, out=name[0])
+    if rank == 0 and not resume:
         write_json(folder / "config.json", {
             "data": dataclasses.asdict(data_cfg), "train": dataclasses.asdict(cfg),
             "prompt": {"noun": ratings.noun, "scale": ratings.scale}, "hardware": hardware(),
             "versions": {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
                          "transformers": transformers.__version__}})
-    print(" ".join(f"{name}={value}" for name, value in {**vars(data_cfg), **vars(cfg)}.items()),
-          f"{device}: {'bf16 autocast, float32 weights' if device.type == 'cuda' else 'float32, no GPU found'}; "
-          f"{model.num_parameters():,} weights, {sum(p.numel() for p in weights.values()):,} of them trained",
-          f"{len(train_lists)} training lists with two different ratings of {len(splits.train)}; {total} steps of "
-          f"{cfg.batch_size}; with no idea of the user SFT stays at log(m!)/m = {math.lgamma(m + 1) / m:.3f}", sep="\n")
+    say = print if rank == 0 else (lambda *_, **__: None)
+    say(" ".join(f"{name}={value}" for name, value in {**vars(data_cfg), **vars(cfg)}.items()),
+        f"{device}: {'bf16 autocast, float32 weights' if device.type == 'cuda' else 'float32, no GPU found'}; "
+        f"{model.num_parameters():,} weights, {sum(p.numel() for p in weights.values()):,} of them trained",
+        f"{len(train_lists)} training lists with two different ratings of {len(splits.train)}; {total} steps of "
+        f"{cfg.batch_size}; with no idea of the user SFT stays at log(m!)/m = {math.lgamma(m + 1) / m:.3f}", sep="\n")
 
     if device.type == "cpu" and cfg.model == "tiny":
         torch.set_num_threads(1)  # so small that two threads mostly wait for one another; the other core tokenises
@@ -333,37 +320,45 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
         scheduler.load_state_dict(state["scheduler"])
         start, best, worse = state["step"], state["best"], state["worse"]
         torch.set_rng_state(state["rng"].cpu())
-        print(f"resumed at step {start}")
+        say(f"resumed at step {start}")
     done = worse >= cfg.patience > 0  # a run that stopped early is not gone on with
-    log, shortened, interrupted = Log(folder / "log.jsonl", start, m), set(), []
+    log, shortened, interrupted = Log(None if rank else folder / "log.jsonl", start, m), set(), []
 
     def checkpoint(step: int) -> None:
-        save_checkpoint(folder, {"step": step, "best": best, "worse": worse, "weights": weights,
-                                 "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
-                                 "rng": torch.get_rng_state()})
+        if rank == 0:
+            save_checkpoint(folder, {"step": step, "best": best, "worse": worse, "weights": weights,
+                                     "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
+                                     "rng": torch.get_rng_state()})
 
     def validate() -> float:
-        slots = [random_slots(m, "eval", one.list_id, 0) for one in valid_lists]
-        ranked = model_ranker(model, encoder, batch_size=rank_at_once(cfg))(valid_lists, slots)
-        return ndcg(torch.tensor([one.ratings for one in valid_lists]), ranked, m).mean().item()
+        mine, score = valid_lists[rank::world], torch.zeros((), dtype=torch.float64)
+        if mine:
+            slots = [random_slots(m, "eval", one.list_id, 0) for one in mine]
+            ranked = model_ranker(model, encoder, batch_size=rank_at_once(cfg))(mine, slots)
+            score = ndcg(torch.tensor([one.ratings for one in mine]), ranked, m).sum()
+        return add_up(score.to(device)).item() / len(valid_lists)
 
     loader = torch.utils.data.DataLoader(  # a generator of its own, not the one that dropout draws from
         steps, batch_size=None, sampler=range(start, start if done else total), generator=torch.Generator(),
-        worker_init_fn=no_interrupt, num_workers=4 if device.type == "cuda" else 1)  # tokenises beside the model
+        worker_init_fn=no_interrupt, num_workers=4 if device.type == "cuda" else 1,  # tokenises beside the model
+        pin_memory=device.type == "cuda")  # so that copies to the device do not wait
     previous = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True) if not interrupted else sys.exit(130))
     try:
-        with tqdm(total=total, initial=start, disable=None, mininterval=1) as bar:
+        with tqdm(total=total, initial=start, disable=True if rank else None, mininterval=1) as bar:
             for step, (batches, ids, short) in enumerate(loader, start + 1):
                 parts = []
                 for batch in batches:
                     parts.append(losses(model, batch.to(device), cfg))
                     (parts[-1]["total"].sum() / len(ids)).backward()  # the sum over parts is the mean over lists
+                if world > 1:
+                    for weight in weights.values():
+                        add_up(weight.grad)
                 norm = torch.nn.utils.clip_grad_norm_(weights.values(), cfg.clip)
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad(set_to_none=True)
                 shortened.update(short)
-                log.add(step, parts, norm, ids, sum((batch.positions[:, 0] + 1 + m).sum().item() for batch in batches))
+                log.add(step, parts, norm, ids)
                 bar.update()
                 due, leave = step % valid_every == 0 or step == total, bool(interrupted)
                 if step % cfg.log_every == 0 or due or leave:
@@ -375,8 +370,10 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
                     worse = 0 if found > best else worse + 1
                     if found > best:
                         best = found
-                        save_model(model, tokenizer, folder)
-                    bar.write(f"step {step}: validation NDCG@{m} {found:.4f}" + (" (best)" if worse == 0 else ""))
+                        if rank == 0:
+                            save_model(model, tokenizer, folder)
+                    if rank == 0:
+                        bar.write(f"step {step}: validation NDCG@{m} {found:.4f}{' (best)' if worse == 0 else ''}")
                 if due or leave:
                     checkpoint(step)
                     log.start = time.perf_counter()  # validating and saving is not training
@@ -389,9 +386,11 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
     finally:
         signal.signal(signal.SIGINT, previous)
     if shortened:
-        print(f"{len(shortened)} lists lost their oldest history: the prompt did not fit the model's context")
+        say(f"{len(shortened)} lists lost their oldest history: the prompt did not fit the model's context")
     outcome = {"folder": str(folder), "best_valid_ndcg": best}
-    if cfg.test_limit:
+    if world > 1:
+        processes.destroy_process_group()
+    if cfg.test_limit and rank == 0:
         outcome["result"], outcome["methods"] = report(cfg, data_cfg, ratings, splits, folder, encoder)
     return outcome
 

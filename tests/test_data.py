@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerFast
 import alro
 import cli
 import data
+from model import load_tokenizer, word_tokenizer
 from alro import AlroError
 from data import DataConfig
 
@@ -342,9 +343,8 @@ def byte_level(digits=False):
 
 
 def word_level(titles):
-    import train
     index, levels, titles = np.zeros(10, int), np.arange(1, 11) / 2, list(map(alro.clean_text, titles))
-    return train.word_tokenizer(data.Ratings(index, index, levels, levels, ["0"], [], titles, "movie", {}))
+    return word_tokenizer(data.Ratings(index, index, levels, levels, ["0"], [], titles, "movie", {}))
 
 
 def encoder_of(tokenizer, titles, m, max_length=100_000, history_targets=True):
@@ -580,4 +580,4 @@ def test_nothing_to_rank_is_an_error(tmp_path):
     with refused("no test list"):
         data.informative([dull], "test")
     with refused(re.escape(str(tmp_path))):
-        cli.load_tokenizer(str(tmp_path))
+        load_tokenizer(str(tmp_path))

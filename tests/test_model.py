@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 import alro
 import data
-import evaluate
-import train
+from model import load_model, word_tokenizer
 
 CONFIG = data.DataConfig(list_size=5, history_size=6)
 RATINGS = data.synthetic(CONFIG, n_users=12)
 LISTS = data.split(RATINGS, CONFIG).train[:8]
-TOKENIZER = train.word_tokenizer(RATINGS)
+TOKENIZER = word_tokenizer(RATINGS)
 settings.register_profile("alro", deadline=None, max_examples=30)
 settings.load_profile("alro")
 
@@ -226,4 +225,4 @@ def test_loading_refuses_a_model_whose_logits_are_capped(tmp_path):
                                        final_logit_softcapping=0.01)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(alro.AlroError, match="output layer"):
-        evaluate.load_model(str(tmp_path))
+        load_model(str(tmp_path))

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import alro
-import cli
+
 import data
+from model import load_tokenizer
 
 INPUTS = os.environ.get("ALRO_REAL_INPUTS")
 pytestmark = pytest.mark.skipif(not INPUTS, reason="ALRO_REAL_INPUTS is not set")
@@ -22,7 +23,7 @@ def test_movielens_and_smollm2_make_the_batches_they_should():
     assert [len(lists) for lists in splits[:3]] == [14295, 822, 943]
     assert sum(one.informative for one in splits.test) == 908
 
-    tokenizer = cli.load_tokenizer(str(Path(INPUTS, "smollm2-135m")))
+    tokenizer = load_tokenizer(str(Path(INPUTS, "smollm2-135m")))
     encoder = data.Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, 10, 2048, history_targets=True)
     lists = splits.train[::220][:64]
     slots = [data.random_slots(10, one.list_id) for one in lists]

@@ -11,6 +11,7 @@ import torch
 import alro
 import data
 import train
+from model import build_model
 
 GOLDEN = Path(__file__).with_name("golden.json")
 DATA = data.DataConfig()
@@ -67,7 +68,7 @@ def test_overfits_one_batch(tmp_path):
     cfg = config(tmp_path)
     ratings = data.load(DATA)
     lists = data.informative(data.split(ratings, DATA).train, "training")[:8]
-    model, tokenizer = train.build_model(cfg, ratings)
+    model, tokenizer = build_model(cfg, ratings)
     encoder = data.Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, 6, 500, history_targets=True)
     steps = train.TrainingSteps(lists, encoder, cfg)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -166,7 +167,7 @@ def test_a_config_json_with_a_bad_field_is_refused_by_name(tmp_path, straight, f
 def test_best_model_on_validation_is_the_one_kept(tmp_path, monkeypatch):
     """NDCG goes up, then down: model/ holds the weights of the best, checkpoint/ those of the last step."""
     values = iter([0.5, 0.9, 0.7])
-    monkeypatch.setattr(train, "ndcg", lambda *_: torch.tensor([next(values)]))
+    monkeypatch.setattr(train, "ndcg", lambda ratings, *_: torch.full((len(ratings),), next(values)))
     kept = {}
     outcome = train.train(DATA, config(tmp_path / "run"), on_step=lambda step: kept.setdefault(step, (
         tmp_path / "run" / "model" / "model.safetensors").read_bytes() if step >= 4 else b""))
@@ -176,7 +177,7 @@ def test_best_model_on_validation_is_the_one_kept(tmp_path, monkeypatch):
 
 def test_patience_stops_early(tmp_path, monkeypatch):
     values = iter([0.9, 0.5, 0.4])
-    monkeypatch.setattr(train, "ndcg", lambda *_: torch.tensor([next(values)]))
+    monkeypatch.setattr(train, "ndcg", lambda ratings, *_: torch.full((len(ratings),), next(values)))
     train.train(DATA, config(tmp_path / "run", patience=1))
     assert weights_of(tmp_path / "run")["step"] == 8
     train.main(["--resume", str(tmp_path / "run")])  # a run that stopped early is not gone on with
@@ -206,7 +207,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_parts_and_lists(
 def step_of(cfg):
     ratings = data.load(DATA)
     lists = data.informative(data.split(ratings, DATA).train, "training")
-    model, tokenizer = train.build_model(cfg, ratings)
+    model, tokenizer = build_model(cfg, ratings)
     encoder = data.Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, 6, 500, cfg.history_weight > 0)
     return model, train.TrainingSteps(lists, encoder, cfg), lists
 
@@ -278,7 +279,7 @@ def test_bad_flags_are_one_clear_line(flags, complaint, tmp_path, monkeypatch):
 def test_lora_trains_the_adapter_alone_and_is_loaded_again(tmp_path):
     pytest.importorskip("peft")
     ratings = data.load(DATA)
-    model, tokenizer = train.build_model(config("-"), ratings)
+    model, tokenizer = build_model(config("-"), ratings)
     train.save_model(model, tokenizer, tmp_path)  # a base model in a folder of its own
     cfg = config(tmp_path / "run", model=str(tmp_path / "model"), lora_rank=2, test_limit=3)
     outcome = train.train(DATA, cfg)
@@ -304,3 +305,46 @@ def test_log_holds_the_references(straight):
     assert row["log_m"] == pytest.approx(1.7918, abs=1e-4)
     assert row["log_m_factorial_over_m"] == pytest.approx(1.0965, abs=1e-4)
     assert row["blind_sll"] > 0 and {"sft", "sll", "psl", "kl", "history", "grad_norm", "lr"} <= row.keys()
+
+
+# ---- Cheaper steps --------------------------------------------------------------------------------------------------
+
+def test_an_epoch_holds_each_list_once_in_steps_of_similar_length():
+    """Also with a last step that is not full; similar: less spread of lengths in a step than among all lists."""
+    _, steps, lists = step_of(config("-", batch_size=10))
+    steps.lengths = torch.arange(len(lists)) % 37  # as if prompts were of 37 lengths
+    seen, spread = [], []
+    for step in range(steps.per_epoch):
+        ids = steps[step][1]
+        rows = [[one.list_id for one in lists].index(name) for name in ids]
+        seen += ids
+        spread.append((steps.lengths[rows].max() - steps.lengths[rows].min()).item())
+    assert sorted(seen) == sorted(one.list_id for one in lists)
+    assert sum(spread) / len(spread) < 37 / 4  # ten random lists would span 30
+
+
+def test_lengths_guess_the_prompts_tokens():
+    _, steps, lists = step_of(config("-"))
+    lists = [dataclasses.replace(one, history=one.history[n % 9:]) for n, one in enumerate(lists)]
+    steps = train.TrainingSteps(lists, steps.encoder, steps.cfg)
+    true = torch.tensor([len(steps.encoder.tokenise([one], [one.shown])[0][1]) for one in lists]).double()
+    assert torch.corrcoef(torch.stack([true, steps.lengths.double()]))[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("flag", ["gradient_checkpointing", pytest.param("compile", marks=pytest.mark.slow)])
+def test_cheaper_steps_have_the_same_gradient(flag):
+    """--gradient_checkpointing computes each layer twice, --compile pads to few lengths; neither changes a gradient."""
+    gradients, calls = [], []
+    for cfg in config("-"), config("-", **{flag: True}):
+        model, steps, _ = step_of(cfg)
+        model.train()
+        steps.encoder.multiple = 64 if cfg.compile else 1
+        batch = steps[0][0][0]
+        assert not cfg.compile or batch.input_ids.shape[1] == 128  # 65 tokens, padded
+        calls.append(0)
+        model.base_model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(calls.pop() + 1))
+        train.losses(model, batch, cfg)["total"].sum().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    assert calls == [1, 2] or flag == "compile"
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,130 @@
+"""The language model and its tokenizer: a tiny one built here, or one in Hugging Face format. Nothing of the paper.
+
+    load_tokenizer(name), load_model(name)          from a Hugging Face id or folder: safetensors only, no remote code
+    build_model(cfg, ratings) -> (model, tokenizer)  as train.TrainConfig says: tiny or loaded, dropout, LoRA, memory
+"""
+import contextlib
+import itertools
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from alro import IDENTIFIERS, AlroError, backbone, build_prompt
+from cli import optional, require
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device):
+    """bf16 on a GPU; full float32 on a CPU, where a student wants to see the same numbers twice."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+
+
+# ---- The tiny model of the demo -------------------------------------------------------------------------------------
+
+def word_tokenizer(ratings) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer for the tiny model: a token for each word of the catalogue and of the prompt.
+
+    A word keeps the space or line break before it, as in byte-level BPE, so the identifier " A" is not the "A" that
+    opens the prompt; the prompt's fixed sentences are one token each. Both shorten the prompt.
+    Args: ratings: data.Ratings.
+    """
+    splitter = pre_tokenizers.Split(
+        Regex(r"A user rated .*:|\nRank these .* this user:|\nRanking:|[ \n]?\w+|[ \n]?[^\s\w]+|\s"),
+        behavior="isolated")
+    levels = np.unique(ratings.rating).tolist()
+    history = [*zip(ratings.titles, itertools.cycle(levels)), *((ratings.titles[0], level) for level in levels)]
+    letters = len(IDENTIFIERS)
+    texts = [build_prompt(history, ["x"] * letters, list(range(letters)), ratings.noun, ratings.scale),
+             *(f"\n{title} ->" for title in ratings.titles)]
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(text)}
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", *sorted(words)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
+    tokenizer.pre_tokenizer, tokenizer.decoder = splitter, decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
+
+
+def tiny_model(vocabulary: int) -> LlamaForCausalLM:
+    """A Llama of 90,000 weights. Of deviation 0.1, not 0.02: at width 64 that leaves the uniform trap far earlier."""
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=True, initializer_range=0.1,
+        bos_token_id=None, eos_token_id=None))
+
+
+# ---- Any other model ------------------------------------------------------------------------------------------------
+
+def load_tokenizer(name: str):
+    """The tokenizer of a Hugging Face id or folder; no remote code."""
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise AlroError(f"--model {name}: no tokenizer there: {str(error).splitlines()[0]}") from None
+
+
+def load_model(name: str, dtype: torch.dtype = torch.float32):
+    """A causal language model from a Hugging Face id or folder: safetensors only, no remote code.
+
+    A folder with a LoRA adapter loads its base model and puts the adapter on. Raises AlroError if there is no such
+    model, or if its logits are not just the output layer's (some families scale or cap them).
+    """
+    options = {"use_safetensors": True, "trust_remote_code": False, "dtype": dtype}
+    try:
+        if Path(name, "adapter_config.json").exists():
+            model = optional("peft", "a LoRA adapter").AutoPeftModelForCausalLM.from_pretrained(
+                name, **options)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(name, **options)
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise AlroError(f"--model {name}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    inner, probe = backbone(model).eval(), torch.arange(4).unsqueeze(0)
+    with torch.no_grad():
+        ours = inner.get_output_embeddings()(inner.base_model(input_ids=probe, use_cache=False).last_hidden_state)
+        require(torch.allclose(ours, inner(input_ids=probe).logits, atol=1e-4),
+                f"--model {name}: its logits are more than its output layer gives; alro.target_logits would be wrong")
+    return model
+
+
+def context_length(model, tokenizer) -> int:
+    """Tokens the model can read: the smaller of what the model's and the tokenizer's configurations say."""
+    return min(getattr(backbone(model).config, "max_position_embeddings", 10 ** 9), tokenizer.model_max_length)
+
+
+def build_model(cfg, ratings):
+    """(model, tokenizer), on the CPU, as cfg (train.TrainConfig) says."""
+    torch.manual_seed(cfg.seed)
+    if cfg.model == "tiny":
+        tokenizer = word_tokenizer(ratings)
+        model = tiny_model(len(tokenizer))
+    else:
+        require(not Path(cfg.model, "adapter_config.json").exists(),
+                f"--model {cfg.model} is a LoRA adapter; name its base model")
+        frozen = cfg.lora_rank > 0 and pick_device().type == "cuda"  # no step changes them: bf16 will do
+        tokenizer, model = load_tokenizer(cfg.model), load_model(cfg.model, torch.bfloat16 if frozen else torch.float32)
+    layers = [layer for layer in model.modules() if hasattr(layer, "attention_dropout")]  # Llama and its kin
+    drops = [layer for layer in model.modules() if isinstance(layer, torch.nn.Dropout)]   # GPT-2
+    require(bool(layers or drops or cfg.lora_rank or not cfg.dropout), f"--dropout: {cfg.model} has none to set")
+    for layer in layers:
+        layer.attention_dropout = cfg.dropout
+    for layer in drops:
+        layer.p = cfg.dropout
+    if cfg.gradient_checkpointing:  # keep each layer's input only, compute the rest again on the way back
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if cfg.lora_rank:
+        peft = optional("peft", "--lora_rank")
+        model = peft.get_peft_model(model, peft.LoraConfig(  # GUESS: all linear layers, scale 2
+            r=cfg.lora_rank, lora_alpha=2 * cfg.lora_rank, lora_dropout=cfg.dropout, target_modules="all-linear",
+            task_type="CAUSAL_LM"))
+    if cfg.compile:  # one layer's code serves them all, so this compiles once for each length (see Encoder.multiple)
+        for layer in model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):  # what transformers makes decoder layers from
+                layer.compile()
+    return model, tokenizer
