@@ -342,7 +342,7 @@ def test_cheaper_steps_have_the_same_gradient(flag):
         batch = steps[0][0][0]
         assert not cfg.compile or batch.input_ids.shape[1] == 128  # 65 tokens, padded
         calls.append(0)
-        model.base_model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(calls.pop() + 1))
+        model.base_model.layers[0].self_attn.register_forward_hook(lambda *_: calls.append(calls.pop() + 1))
         train.losses(model, batch, cfg)["total"].sum().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     assert calls == [1, 2] or flag == "compile"
