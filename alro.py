@@ -325,7 +325,7 @@ def permutation_loss(log_probs: torch.Tensor, other_log_probs: torch.Tensor, thr
 
 def alro_loss(log_probs, order, ratings, *, alpha: float, beta: float, gamma: float, sigma: float = 1.0,
               other_log_probs=None, through_target: bool = False, loss_on_both: bool = False,
-              history=None, history_weight: float = 0.0) -> dict[str, torch.Tensor]:
+              history=None, history_weight: float = 0.0, first_step: bool = False) -> dict[str, torch.Tensor]:
     """The objective, L = L_sft + alpha L_sll + beta L_psl [+ history_weight L_history], per list.
 
     Args:
@@ -334,12 +334,17 @@ def alro_loss(log_probs, order, ratings, *, alpha: float, beta: float, gamma: fl
         other_log_probs: the same in another displayed order; None leaves PSL out.
         loss_on_both: SFT and SLL also on the other order, averaged (GUESS: no; the paper's sum shows one prompt).
         history: (B,), `history_loss`, or None.
+        first_step: a rival of SLL in its place (OURS): the classic lambda loss of the first output position's logits.
     Returns: dict of (B,) tensors: "sft", "sll", "psl" and "history" where they apply, "total"; and, detached, for
         the log, "kl": how far apart the two orders' outputs are (PSL less the entropy of y).
     Source: PAPER, the objective. GUESS: SFT over the whole vocabulary, SLL and PSL over the m identifiers, those
         already out included (masking them would put log 0 into PSL).
     """
     def sft_and_sll(log_probs):
+        if first_step:  # scores, large = good, and the ranks that they give
+            score = log_probs[:, 0]  # (B, m)
+            ranks = rank_of(score.argsort(-1, descending=True))
+            return sft_loss(log_probs, order), lambda_loss(-score, ratings, ranks, sigma)
         probs = log_probs.log_softmax(-1).exp()  # (B, m, m) y: from the whole vocabulary to the m identifiers
         return sft_loss(log_probs, order), soft_lambda_loss(probs, ratings, gold_rank(ratings), gamma, sigma)
 

@@ -43,7 +43,7 @@ class TrainConfig:
     out: str | None = option(None, "the run's folder (default: runs/<dataset>-<n>, the first n that is free)")
     seed: int = option(0, "of weights, batches, displayed orders and ties; never of the data")
     steps: int = option(0, "optimiser steps; wins over --epochs; 0 = as many as --epochs says")
-    epochs: float = option(6.0, "passes over the training lists")
+    epochs: float = option(5.0, "passes over the training lists")
     batch_size: int = option(32, "lists per optimiser step")
     grad_accum: int = option(1, "parts a step's lists go through the model in: less memory, same gradient")
     lr: float = option(5e-3, "peak learning rate of AdamW")
@@ -55,6 +55,7 @@ class TrainConfig:
     beta: float = option(1.0, "weight of permutation-sensitive learning; 0 = one prompt per list, half the work")
     gamma: float = option(10.0, "sharpness of the soft-argmax (see alro.soft_rank)")
     sigma: float = option(1.0, "slope of the pairwise logistic, per rank")
+    lambda_on: str = option("soft_rank", "soft_rank: SLL; first_step: a lambda loss of the first step's logits instead")
     history_weight: float = option(1.0, "weight of the loss on the history's ratings (OURS)")
     display_order: str = option("shown", "order in the first prompt: shown (a fixed one per list) or shuffled (anew)")
     through_target: bool = option(True, "gradients also flow through PSL's target (GUESS: yes, the demo learns sooner)")
@@ -79,8 +80,8 @@ class TrainConfig:
             require(0 < getattr(self, name) < math.inf, f"--{name} must be positive, got {getattr(self, name)}")
         require(0 <= self.dropout < 1, f"--dropout must be in 0..1, below 1, got {self.dropout}")
         require(not self.lora_rank or self.model != "tiny", "--lora_rank needs a --model: tiny has no folder to go to")
-        require(self.display_order in ("shown", "shuffled"),
-                f"--display_order must be shown or shuffled, got {self.display_order!r}")
+        for name, known in {"display_order": ("shown", "shuffled"), "lambda_on": ("soft_rank", "first_step")}.items():
+            require(getattr(self, name) in known, f"--{name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
 
 
 PRESETS = {
@@ -151,7 +152,7 @@ def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
     parts = alro_loss(
         log_probs[first], order, ratings, alpha=cfg.alpha, beta=cfg.beta, gamma=cfg.gamma, sigma=cfg.sigma,
         other_log_probs=None if cfg.beta == 0 else log_probs[first.stop:],
-        through_target=cfg.through_target, loss_on_both=cfg.loss_on_both,
+        through_target=cfg.through_target, loss_on_both=cfg.loss_on_both, first_step=cfg.lambda_on == "first_step",
         history=history_loss(logits, batch)[first] if cfg.history_weight else None, history_weight=cfg.history_weight)
     tokens = (batch.positions[:, 0] + 1 + batch.slots.shape[1]).reshape(-1, len(order)).sum(0)  # no padding
     return {**parts, "blind_sll": blind, "tokens": tokens}  # blind: of a model which knows only what is already out
