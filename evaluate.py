@@ -10,6 +10,7 @@ would show. Lists whose candidates all have one rating are left out: any order o
 import dataclasses
 import itertools
 import json
+import os
 import platform
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alro import IDENTIFIERS, AlroError, clean_text, rank_candidates, rank_of
+from alro import IDENTIFIERS, AlroError, blind_probs, clean_text, rank_candidates, rank_of, soft_rank
 from cli import check_least, from_dict, option, optional, parse, read_json, require, run, write_json
 from data import (DataConfig, Encoder, RankingList, Ratings, informative, list_prompt, load, random_slots, sha256,
                   split)
@@ -157,49 +158,46 @@ def summary(methods: dict, ranked: list[RankingList], calls: dict[str, int], **a
     def figures(name, method):
         means = {metric: bootstrap(value) for metric, value in method["values"].items()}
         return {metric: {"mean": mean, "ci95": [low, high]} for metric, (mean, low, high) in means.items()} | {
-            "mean_rank_by_slot": method["mean_rank_by_slot"], "llm_calls_per_list": calls.get(name, 0)}
+            "mean_rank_by_slot": method["mean_rank_by_slot"], "llm_calls_per_list": calls.get(name, 0),
+            **({"by_seed": method["by_seed"]} if "by_seed" in method else {})}
     return {**about, "hardware": hardware(), "ranked_lists": len(ranked), "list_size": len(ranked[0].items),
             "data_sha256": sha256(ranked), "methods": {name: figures(name, method) for name, method in methods.items()},
             "timing": {name: {"ms_per_list": method["ms_per_list"]} for name, method in methods.items()}}
 
 
 def text_table(result: dict) -> str:
-    """The result as text: a row per method, chance first; the gap closed where an oracle is known."""
+    """The result as text: a row per method, chance first; the gap closed where an oracle is known, the spread over
+    seeds (standard deviation) where rows hold several."""
     m, methods, top = result["list_size"], result["methods"], min(result["list_size"], 10)
     cutoffs = {min(k, m): k for k in reversed(CUTOFFS)}
     columns = [(f"NDCG@{k}", f"ndcg@{cutoffs[k]}") for k in sorted(cutoffs)]
     columns += [(f"@{top} shown", "ndcg@10_shown"), ("tau", "kendall_tau"), ("top-1 flips", "top1_flip_rate")]
-    width = max(14, *map(len, methods))
+    width, seeds = max(14, *map(len, methods)), any("by_seed" in method for method in methods.values())
+    titles = [*(title for title, _ in columns), f"+-95% @{top}", *["sd of seeds"] * seeds, "calls", "ms/list",
+              *["gap closed"] * ("oracle" in methods)]
     lines = [f"{result['ranked_lists']} {result['split']} lists of {m} in {result['orders']} random orders; "
              f"{result['dataset']}, {result['model']}, seed {result['seed']}, {result['hardware']}",
-             " " * width + "".join(f"{title:>12}" for title, _ in columns) + f"{'+-95% @' + str(top):>12}"
-             + f"{'calls':>7}{'ms/list':>9}" + (f"{'gap closed':>12}" if "oracle" in methods else "")]
+             " " * width + "".join(f"{title:>12}" for title in titles)]
     low = methods["chance"]["ndcg@10"]["mean"]
     for name, method in methods.items():
         at_m = method["ndcg@10"]
-        line = f"{name:<{width}}" + "".join(f"{method[key]['mean']:12.3f}" if key in method else f"{'-':>12}"
-                                            for _, key in columns)
-        line += f"{(at_m['ci95'][1] - at_m['ci95'][0]) / 2:12.3f}{method['llm_calls_per_list']:7d}"
-        line += f"{result['timing'][name]['ms_per_list']:9.1f}"
+        cells = [f"{method[key]['mean']:.3f}" if key in method else "-" for _, key in columns]
+        cells.append(f"{(at_m['ci95'][1] - at_m['ci95'][0]) / 2:.3f}")
+        if seeds:
+            cells.append(f"{np.std(method['by_seed']['ndcg@10'], ddof=1):.3f}" if "by_seed" in method else "-")
+        cells += [f"{method['llm_calls_per_list']}", f"{result['timing'][name]['ms_per_list']:.1f}"]
         if "oracle" in methods:
-            line += f"{(at_m['mean'] - low) / (methods['oracle']['ndcg@10']['mean'] - low):12.2f}"
-        lines.append(line)
+            cells.append(f"{(at_m['mean'] - low) / (methods['oracle']['ndcg@10']['mean'] - low):.2f}")
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells))
     return "\n".join(lines)
 
 
-def side_by_side(runs: dict[str, tuple[dict, str]]) -> dict:
-    """One result out of several on the same lists. Args: runs: new row name -> (result, name of its row there).
-    Chance comes first, then the runs, then what all have in common: item mean, oracle."""
-    first = next(iter(runs.values()))[0]
-    table = dict(first)
-    for about in ("model", "seed"):  # one value, or all of them
-        values = list(dict.fromkeys(result[about] for result, _ in runs.values()))
-        table[about] = values[0] if len(values) == 1 else values
-    for part in ("methods", "timing"):
-        shared = {name: first[part][name] for name in ("chance", "item mean", "oracle") if name in first[part]}
-        table[part] = {"chance": shared.pop("chance"),
-                       **{name: result[part][row] for name, (result, row) in runs.items()}, **shared}
-    return table
+def over_seeds(methods: list[dict]) -> dict:
+    """One method out of several that differ in their seed alone: for each list the mean over seeds."""
+    mean = {name: np.mean([method["values"][name] for method in methods], 0) for name in methods[0]["values"]}
+    return {**methods[0], "values": mean, "ms_per_list": float(np.mean([method["ms_per_list"] for method in methods])),
+            "mean_rank_by_slot": np.mean([method["mean_rank_by_slot"] for method in methods], 0).tolist(),
+            "by_seed": {name: [float(method["values"][name].mean()) for method in methods] for name in mean}}
 
 
 def write_results(folder: Path, result: dict, methods: dict, lists: list[RankingList]) -> None:
@@ -236,7 +234,9 @@ class EvalConfig:
     batch_size: int = option(64, "lists at a time")
     show: int = option(0, "print this many lists in words")
     ask: str | None = option(None, "rank the list in this JSON file with the first run's model, and stop")
-    figures: str | None = option(None, "draw slot and learning curves into this folder (needs matplotlib)")
+    pool: bool = option(False, "runs that differ in their seed alone become one row, the mean over seeds")
+    json: str | None = option(None, "write the table into this file, too")
+    figures: str | None = option(None, "print three curves; draw them in this folder where matplotlib is installed")
 
     def __post_init__(self):
         require(self.split in ("valid", "test"), f"--split must be valid or test, got {self.split!r}")
@@ -286,27 +286,39 @@ def ask(folder: str, cfg: EvalConfig) -> str:
     return text
 
 
-def figures(cfg: EvalConfig, results: dict[str, dict]) -> None:
-    """slot_curve.png: mean predicted rank of the candidate in each displayed slot; learning_curves.png."""
-    optional("matplotlib", "--figures").use("agg")
-    pyplot = optional("matplotlib.pyplot", "--figures")
-    folder = Path(cfg.figures)
+def curves(table: dict, groups: dict[str, list[str]]) -> dict[str, tuple]:
+    """What --figures draws, as numbers: {file: (title, x axis, y axis, {line: (xs, ys)})}."""
+    m, learning = table["list_size"], {}
+    slots = {name: (range(1, m + 1), table["methods"][name]["mean_rank_by_slot"]) for name in groups}
+    for name, folders in groups.items():
+        logs = [[json.loads(line) for line in Path(run, "log.jsonl").read_text().splitlines()] for run in folders]
+        found = [[(row["step"], row["valid_ndcg"]) for row in log if "valid_ndcg" in row] for log in logs]
+        learning[name] = [at for at, _ in found[0]], [np.mean([y for _, y in points]) for points in zip(*found)]
+    gammas, blind = [0.3, 1, 3, 10, 30, 100, 300], blind_probs(torch.arange(m).unsqueeze(0))  # (1, m, m)
+    soft = torch.cat([soft_rank(blind, gamma) for gamma in gammas]).T.tolist()  # (m, gammas)
+    return {"slot_curve": ("Flat = blind to the displayed order", "displayed slot", "mean predicted rank", slots),
+            "learning_curves": ("Learning", "step", "NDCG on validation lists", learning),
+            "soft_rank": ("Soft ranks of a model that knows only what is already out", "gamma", "soft rank",
+                          {f"gold position {k}": (gammas, row) for k, row in enumerate(soft, 1)})}
+
+
+def figures(folder: Path, drawn: dict[str, tuple]) -> None:
+    """Print curves as x:y pairs and, where matplotlib is installed, draw each into a PNG."""
+    for title, x, y, lines in drawn.values():
+        print(f"\n{title} ({x}: {y})")
+        for name, (xs, ys) in lines.items():
+            print(f"  {name:<28}" + " ".join(f"{at:g}:{value:.3f}" for at, value in zip(xs, ys)))
+    optional("matplotlib", "drawing --figures").use("agg")
+    pyplot = optional("matplotlib.pyplot", "drawing --figures")
     folder.mkdir(parents=True, exist_ok=True)
-    _, axes = pyplot.subplots()
-    for name, result in results.items():
-        curve = result["methods"][name]["mean_rank_by_slot"]
-        axes.plot(range(1, len(curve) + 1), curve, marker="o", label=name)
-    axes.set(xlabel="displayed slot", ylabel="mean predicted rank", title="Flat = blind to the displayed order")
-    axes.legend()
-    axes.figure.savefig(folder / "slot_curve.png", dpi=120)
-    _, axes = pyplot.subplots()
-    for name in results:
-        log = [json.loads(line) for line in Path(name, "log.jsonl").read_text().splitlines()]
-        points = [(row["step"], row["valid_ndcg"]) for row in log if "valid_ndcg" in row]
-        axes.plot(*zip(*points), marker="o", label=name)
-    axes.set(xlabel="step", ylabel="NDCG on validation lists", title="Learning")
-    axes.legend()
-    axes.figure.savefig(folder / "learning_curves.png", dpi=120)
+    for file, (title, x, y, lines) in drawn.items():
+        _, axes = pyplot.subplots()
+        for name, (xs, ys) in lines.items():
+            axes.plot(xs, ys, marker="o", label=name)
+        axes.set(title=title, xlabel=x, ylabel=y, xscale="log" if x == "gamma" else "linear")
+        axes.legend()
+        axes.figure.savefig(folder / f"{file}.png", dpi=120)
+        pyplot.close(axes.figure)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict]:
@@ -324,7 +336,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         prepared[folder] = config, ratings, splits, len(lists), lists[:cfg.limit or None]
     hashes = {folder: sha256(lists) for folder, (*_, lists) in prepared.items()}
     require(len(set(hashes.values())) == 1, f"the runs' {cfg.split} lists differ, so they cannot be compared: {hashes}")
-    results, per_list = {}, {}
+    results, scored, groups = {}, {}, {}
     for folder, (config, ratings, splits, informative_lists, lists) in prepared.items():
         model, tokenizer = load_run(folder)
         encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, len(lists[0].items),
@@ -333,27 +345,39 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         rankers = {folder: ranker, **reference_rankers(ratings, splits.fit[cfg.split])}
         methods = {"chance": chance_method(lists)}
         methods |= {name: score_method(one, lists, cfg.orders) for name, one in rankers.items()}
-        results[folder] = summary(methods, lists, {folder: 1}, dataset=config["data"]["dataset"], split=cfg.split,
-                                  model=config["train"]["model"], seed=config["train"]["seed"], decode=cfg.decode,
-                                  lists=len(getattr(splits, cfg.split)), informative_lists=informative_lists,
-                                  orders=cfg.orders)
+        about = dict(dataset=config["data"]["dataset"], split=cfg.split, decode=cfg.decode, orders=cfg.orders,
+                     lists=len(getattr(splits, cfg.split)), informative_lists=informative_lists)
+        results[folder] = summary(methods, lists, {folder: 1}, **about, model=config["train"]["model"],
+                                  seed=config["train"]["seed"])
         write_results(Path(folder), results[folder], methods, lists)
-        per_list[folder] = methods[folder]["values"]
+        scored[folder] = methods
+        key = json.dumps([config["data"], {**config["train"], "seed": 0, "out": ""}] if cfg.pool else folder)
+        groups.setdefault(key, []).append(folder)
         if encoder.shortened:
             print(f"{len(encoder.shortened)} lists lost their oldest history: the prompt did not fit the context")
         for row, one in enumerate(lists[:cfg.show]):
             found = methods[folder]
             print(in_words(one, found["predicted"][0][row].tolist(), ratings.titles, found["slots"][0][row]), "\n")
-    print(text_table(side_by_side({folder: (results[folder], folder) for folder in results})))
-    first = runs[0]
-    for other in runs[1:]:
-        for metric in ("ndcg@10", "ndcg@3", "kendall_tau"):
-            if metric in per_list[first]:
-                mean, low, high = paired_bootstrap(per_list[other][metric], per_list[first][metric])
-                print(f"{other} - {first}: {metric} {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+    groups = {os.path.commonprefix(some).rstrip("-_/") if some[1:] else some[0]: some for some in groups.values()}
+    pooled = {name: over_seeds([scored[run][run] for run in some]) if some[1:] else scored[some[0]][some[0]]
+              for name, some in groups.items()}
+    shared = {name: method for name, method in methods.items() if name not in results}  # chance, item mean, oracle
+    table = summary({"chance": shared.pop("chance"), **pooled, **shared}, lists, dict.fromkeys(groups, 1), **about,
+                    model=", ".join({result["model"]: 0 for result in results.values()}),
+                    seed=", ".join({str(result["seed"]): 0 for result in results.values()}))
+    print(text_table(table))
+    (first, base), *others = pooled.items()
+    table["differences"] = {f"{name} - {first}": {
+        metric: paired_bootstrap(other["values"][metric], base["values"][metric])
+        for metric in ("ndcg@10", "ndcg@3", "kendall_tau") if metric in base["values"]} for name, other in others}
+    for pair, by_metric in table["differences"].items():
+        print(f"{pair}: " + "; ".join(f"{metric} {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+                                      for metric, (mean, low, high) in by_metric.items()))
+    if cfg.json:
+        write_json(Path(cfg.json), table)
     if cfg.figures:
-        figures(cfg, results)
-    return results
+        figures(Path(cfg.figures), curves(table, groups))
+    return {**results, "table": table}
 
 
 if __name__ == "__main__":

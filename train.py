@@ -1,7 +1,7 @@
 """Train a list-wise ranker: one configuration, one loop.
 
     python train.py                                    the demo: a tiny model, a synthetic world, two minutes
-    python train.py --ablation                         SFT and ALRO, on shown and on shuffled orders
+    python train.py --ablation --seeds 5               what SLL and PSL add, on shuffled orders and on the shown one
     python train.py --preset small-gpu --download      a 135M model on MovieLens-100K, one small GPU
     python train.py --resume RUN                       go on where an interrupted run stopped
     torchrun --nproc_per_node=N train.py ...           N processes, one GPU each, share each step's lists
@@ -27,12 +27,13 @@ import torch.distributed as processes
 import transformers
 from tqdm import tqdm
 
+import evaluate
 from alro import (AlroError, Batch, alro_loss, blind_probs, by_item, encode, gold_order, gold_rank, history_loss,
                   soft_lambda_loss, target_logits)
 from cli import check_least, from_dict, option, parse, require, run, write_json
 from data import DataConfig, Encoder, RankingList, Ratings, generator, informative, load, random_slots, split
 from evaluate import (chance_method, hardware, in_words, model_ranker, ndcg, read_config, reference_rankers,
-                      score_method, side_by_side, summary, text_table, write_results)
+                      score_method, summary, text_table, write_results)
 from model import autocast, build_model, context_length, load_model, pick_device
 
 
@@ -70,12 +71,13 @@ class TrainConfig:
     test_limit: int = option(500, "test lists to rank at the end; 0 = none (evaluate.py does it)")
     test_orders: int = option(3, "random displayed orders of each of them")
     resume: str | None = option(None, "go on with this run, with its own configuration; takes no other flag")
-    ablation: bool = option(False, "train SFT and ALRO, on shown and on shuffled orders, and compare")
+    ablation: bool = option(False, "train SFT, + SLL, + PSL, both (ALRO), on shuffled and shown orders, and compare")
+    seeds: int = option(1, "seeds of each arm of the --ablation, from --seed on")
 
     def __post_init__(self):
         check_least(self, steps=0, batch_size=1, grad_accum=1, warmup_steps=0, weight_decay=0, alpha=0, beta=0,
                     history_weight=0, lora_rank=0, log_every=1, valid_every=0, valid_limit=0, patience=0, test_limit=0,
-                    test_orders=1)
+                    test_orders=1, seeds=1)
         for name in ("epochs", "lr", "clip", "gamma", "sigma"):
             require(0 < getattr(self, name) < math.inf, f"--{name} must be positive, got {getattr(self, name)}")
         require(0 <= self.dropout < 1, f"--dropout must be in 0..1, below 1, got {self.dropout}")
@@ -421,17 +423,16 @@ def report(cfg: TrainConfig, data_cfg: DataConfig, ratings: Ratings, splits, fol
 
 
 def ablation(data_cfg: DataConfig, cfg: TrainConfig) -> dict:
-    """SFT and ALRO, trained on the shown order and on shuffled ones: who learns, who only copies the display."""
-    require(cfg.test_limit > 0, "--ablation compares on test lists: --test_limit must be at least 1")
-    folder = Path(cfg.out or f"runs/{data_cfg.dataset}-ablation")
-    arms = {f"{name}, {display}": {**loss, "display_order": display} for display in ("shown", "shuffled") for name, loss
-            in (("SFT", {"alpha": 0.0, "beta": 0.0}), ("ALRO", {}))}
-    outcomes = {name: train(data_cfg, dataclasses.replace(cfg, **arm, out=str(folder / name.replace(", ", "-")),
-                                                          ablation=False)) for name, arm in arms.items()}
-    table = side_by_side({name: (outcome["result"], "trained") for name, outcome in outcomes.items()})
-    write_json(folder / "ablation.json", table)
-    print("\n" + text_table(table))
-    return table
+    """SFT alone, with SLL, with PSL, with both (ALRO), trained on shuffled orders and on the shown one."""
+    root = Path(cfg.out or f"runs/{data_cfg.dataset}-ablation")
+    arms = {"SFT": (0.0, 0.0), "SFT+SLL": (cfg.alpha, 0.0), "SFT+PSL": (0.0, cfg.beta), "ALRO": (cfg.alpha, cfg.beta)}
+    runs = [dataclasses.replace(cfg, alpha=alpha, beta=beta, display_order=display, seed=seed, ablation=False, seeds=1,
+                                test_limit=0, out=str(root / f"{arm}-{display}-{seed}"))
+            for display in ("shuffled", "shown") for arm, (alpha, beta) in arms.items()
+            for seed in range(cfg.seed, cfg.seed + cfg.seeds)]
+    folders = [train(data_cfg, run_cfg)["folder"] for run_cfg in runs]
+    return evaluate.main([*folders, "--limit", str(cfg.test_limit), "--orders", str(cfg.test_orders), "--pool", "True",
+                          "--json", str(root / "ablation.json")])["table"]
 
 
 def main(arguments: list[str] | None = None) -> dict:
@@ -439,10 +440,9 @@ def main(arguments: list[str] | None = None) -> dict:
     if cfg.resume:
         require(cfg == TrainConfig(resume=cfg.resume) and data_cfg == DataConfig(),
                 "--resume RUN goes on with that run's own configuration and takes no other flag")
-        resume = cfg.resume
-        config, where = read_config(resume), f"{resume}/config.json"
+        config, where, out = read_config(cfg.resume), f"{cfg.resume}/config.json", cfg.resume
         data_cfg, cfg = from_dict(DataConfig, config["data"], where), from_dict(TrainConfig, config["train"], where)
-        return train(data_cfg, dataclasses.replace(cfg, out=resume), resume=True)
+        return train(data_cfg, dataclasses.replace(cfg, out=out), resume=True)
     return ablation(data_cfg, cfg) if cfg.ablation else train(data_cfg, cfg)
 
 

@@ -225,9 +225,11 @@ def generate(model, encoder, batch_size: int):
             last, T = batch.positions[:, :1], batch.input_ids.shape[1]
             place = torch.arange(T, device=DEVICE) - (T - 1 - last)  # (B, T) prompts to the right edge
             with autocast(DEVICE):
-                out = model.generate(batch.input_ids.gather(1, place.clamp(min=0)), attention_mask=(place >= 0).long(),
+                prompts = batch.input_ids.gather(1, place.clamp(min=0))
+                out = model.generate(prompts, attention_mask=(place >= 0).long(),
                                      max_new_tokens=encoder.list_size, min_new_tokens=encoder.list_size,
-                                     do_sample=False, logits_processor=[OnlyIdentifiers(batch.identifiers, T)], pad_token_id=0)
+                                     do_sample=False, pad_token_id=0,
+                                     logits_processor=[OnlyIdentifiers(batch.identifiers, T)])
             items = (out[:, T:].unsqueeze(-1) == batch.item_tokens().unsqueeze(1)).long().argmax(-1)  # (B, m)
             ranked.append(items.cpu())
         return torch.cat(ranked)

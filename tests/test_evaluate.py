@@ -1,6 +1,7 @@
 """Metrics against slow definitions, the bootstrap, the rows every table has, and evaluate.py as a user runs it."""
 import itertools
 import json
+import shutil
 import math
 
 import numpy as np
@@ -146,9 +147,17 @@ def test_runs_on_different_lists_are_not_compared(runs):
         evaluate.main([str(runs / "one"), str(runs / "other"), "--limit", "3"])
 
 
-def test_the_same_run_twice_differs_by_nothing(runs, capsys):
-    evaluate.main([str(runs / "one"), str(runs / "one"), "--limit", "5", "--orders", "2"])
-    assert "ndcg@10 +0.0000 [+0.0000, +0.0000]" in capsys.readouterr().out
+def test_the_same_run_twice_differs_by_nothing(runs, tmp_path, capsys):
+    """Two folders with one model: two rows and a difference of 0; the table as JSON, the curves as text."""
+    shutil.copytree(runs / "one", tmp_path / "copy")
+    found = evaluate.main([str(runs / "one"), str(tmp_path / "copy"), "--limit", "5", "--orders", "2",
+                           "--json", str(tmp_path / "table.json"), "--figures", str(tmp_path / "figures")])
+    printed = capsys.readouterr().out
+    assert "ndcg@10 +0.0000 [+0.0000, +0.0000]" in printed
+    assert json.loads((tmp_path / "table.json").read_text()) == json.loads(json.dumps(found["table"]))
+    assert "displayed slot" in printed and "  gold position 6  " in printed
+    assert {file.name for file in (tmp_path / "figures").iterdir()} == {
+        "slot_curve.png", "learning_curves.png", "soft_rank.png"}
 
 
 def test_ask_ranks_ones_own_list(runs, tmp_path, capsys):
