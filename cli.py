@@ -14,6 +14,11 @@ from pathlib import Path
 
 import transformers
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 from alro import AlroError
 
 
@@ -36,6 +41,22 @@ def explained(what: str):
         raise
     except Exception as error:
         raise AlroError(f"{what}: {textwrap.shorten(f'{type(error).__name__}: {error}', 400)}") from None
+
+
+def hold(path: Path):
+    """Lock a file while this process lives and keeps what is returned; AlroError if another process has it locked.
+
+    A record lock: it goes with its process, however that ends, and the loader's worker, which outlives a killed process
+    by seconds, does not inherit it. Where there are no such locks (Windows, some network drives) nothing is guarded.
+    """
+    file = open(path, "a")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise AlroError(f"{path.parent} is in use: another process is training there") from None
+    except (OSError, AttributeError):
+        pass
+    return file
 
 
 def option(default, help: str):

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from alro import (Batch, alro_loss, blind_probs, by_item, encode, gold_order, gold_rank, history_loss,
                   soft_lambda_loss, target_logits)
-from cli import check_least, explained, from_dict, option, parse, require, run, write_json
+from cli import check_least, explained, from_dict, hold, option, parse, require, run, write_json
 from data import DataConfig, Encoder, RankingList, Ratings, generator, informative, load, random_slots, sha256, split
 from evaluate import (chance_method, hardware, in_words, model_ranker, ndcg, read_config, reference_rankers,
                       score_method, side_by_side, summary, text_table, write_results)
@@ -193,6 +193,7 @@ class Log:
         self.path, self.pending, self.start = path, [], time.perf_counter()
         self.references = {"log_m": math.log(m), "log_m_factorial_over_m": math.lgamma(m + 1) / m}
         if path:  # None: another process writes
+            self.lock = hold(path.with_name("lock"))  # from here on files are written: one process at a time
             lines = path.read_text().splitlines(keepends=True) if path.exists() else []
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= until]
             path.with_name("log.partial").write_text("".join(kept))  # a resumed run writes the rest anew
