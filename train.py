@@ -163,8 +163,9 @@ def save_model(model, tokenizer, folder: Path) -> None:
     partial, old = folder / "model.partial", folder / "model.old"
     for rest in (partial, old):
         shutil.rmtree(rest, ignore_errors=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
+    with explained(f"{folder}/model: cannot be written; what was there is whole"):
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     if (folder / "model").exists():
         os.rename(folder / "model", old)
     os.rename(partial, folder / "model")
@@ -175,7 +176,7 @@ def save_checkpoint(folder: Path, state: dict) -> None:
     """checkpoint/state.pt, whole or not at all."""
     (folder / "checkpoint").mkdir(exist_ok=True)
     partial = folder / "checkpoint" / "state.pt.partial"
-    with open(partial, "wb") as file:
+    with explained(f"{folder}/checkpoint: cannot be written; what was there is whole"), open(partial, "wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
@@ -223,7 +224,7 @@ class Log:
 
     def write(self, line: dict) -> None:
         if self.path:
-            with open(self.path, "a") as file:
+            with explained(f"{self.path}: cannot be written"), open(self.path, "a") as file:
                 file.write(json.dumps(line) + "\n")
 
 
