@@ -130,5 +130,7 @@ def run(main) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the loader's fork
     try:
         main()
-    except (AlroError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+    except (AlroError, OSError) as error:  # from the loader's worker it comes wrapped in a traceback: the last line
+        raise SystemExit(f"error: {str(error).strip().splitlines()[-1].removeprefix('alro.AlroError: ')}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted") from None
