@@ -40,6 +40,8 @@ def explained(what: str):
     except AlroError:
         raise
     except Exception as error:
+        if isinstance(error.__context__, OSError):  # torch's "unexpected pos 4 vs 3" after "No space left on device"
+            error = error.__context__
         raise AlroError(f"{what}: {textwrap.shorten(f'{type(error).__name__}: {error}', 400)}") from None
 
 
