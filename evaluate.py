@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from alro import IDENTIFIERS, AlroError, clean_text, rank_candidates, rank_of
-from cli import check_least, from_dict, option, optional, parse, read_json, require, run, write_json
+from cli import check_least, explained, from_dict, option, optional, parse, read_json, require, run, write_json
 from data import (DataConfig, Encoder, RankingList, Ratings, informative, list_prompt, load, random_slots, sha256,
                   split)
 from model import autocast, context_length, load_model, load_tokenizer, pick_device
@@ -84,8 +84,11 @@ def model_ranker(model, encoder: Encoder, decode: str = "greedy", batch_size: in
         ranked = torch.empty(len(lists), len(lists[0].items), dtype=torch.long)
         for rows in np.array_split(by_length, -(-len(lists) // batch_size)):  # about equally long: little padding
             batch = encoder.batch([lists[i] for i in rows], [slots[i] for i in rows])
-            with autocast(device), torch.compiler.set_stance("force_eager"):  # a cache has a new shape at each step
-                ranked[rows] = rank_candidates(model, batch.to(device), decode).cpu()
+            try:
+                with autocast(device), torch.compiler.set_stance("force_eager"):  # a cache has a new shape at each step
+                    ranked[rows] = rank_candidates(model, batch.to(device), decode).cpu()
+            except AlroError as error:  # it knows rows, not lists
+                raise AlroError(f"{error}; these are the lists {[lists[i].list_id for i in rows]}") from None
         model.train(was_training)
         return ranked
     return rank
@@ -246,7 +249,9 @@ class EvalConfig:
 
 def read_config(folder: str) -> dict:
     config = read_json(Path(folder, "config.json"))
-    require({"data", "train", "prompt"} <= config.keys(), f"{folder}/config.json: data, train or prompt is missing")
+    for part, names in {"data": {"dataset"}, "train": {"model", "seed"}, "prompt": {"noun", "scale"}}.items():
+        require(isinstance(config.get(part), dict) and names <= config[part].keys(),
+                f"{folder}/config.json: {part} must be an object with {', '.join(sorted(names))}")
     return config
 
 
@@ -266,7 +271,8 @@ def ask(folder: str, cfg: EvalConfig) -> str:
     except (ValueError, KeyError, TypeError) as error:
         raise AlroError(f'{cfg.ask}: expected {{"history": [["title", rating], ...], "candidates": ["title", ...]}}: '
                         f"{error!r}") from None
-    low, high = prompt["scale"]
+    with explained(f"{folder}/config.json: prompt: scale must be two numbers"):
+        low, high = map(float, prompt["scale"])
     for title, rating in history:
         require(low <= rating <= high, f"{cfg.ask}: {title!r} has rating {rating:g}; the model knows {low:g}..{high:g}")
     require(2 <= len(candidates) <= len(IDENTIFIERS),
