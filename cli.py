@@ -3,14 +3,21 @@
 A configuration is a frozen dataclass whose fields are made by `option`: each is a flag with that default and help.
 """
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import json
 import os
+import textwrap
 import typing
 from pathlib import Path
 
 import transformers
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 from alro import AlroError
 
@@ -19,6 +26,39 @@ def require(good: bool, message: str) -> None:
     """The one way to say that an input is wrong: what, where, and what would be right."""
     if not good:
         raise AlroError(message)
+
+
+@contextlib.contextmanager
+def explained(what: str):
+    """For calls into libraries that read or write files: whatever they raise becomes one line that begins with what.
+
+    Their errors have no common type: safetensors, tokenizers, torch and transformers each raise their own, or a bare
+    Exception, for one and the same full disk or damaged file.
+    """
+    try:
+        yield
+    except AlroError:
+        raise
+    except Exception as error:
+        if isinstance(error.__context__, OSError):  # torch's "unexpected pos 4 vs 3" after "No space left on device"
+            error = error.__context__
+        raise AlroError(f"{what}: {textwrap.shorten(f'{type(error).__name__}: {error}', 400)}") from None
+
+
+def hold(path: Path):
+    """Lock a file while this process lives and keeps what is returned; AlroError if another process has it locked.
+
+    A record lock: it goes with its process, however that ends, and the loader's worker, which outlives a killed process
+    by seconds, does not inherit it. Where there are no such locks (Windows, some network drives) nothing is guarded.
+    """
+    file = open(path, "a")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise AlroError(f"{path.parent} is in use: another process is training there") from None
+    except (OSError, AttributeError):
+        pass
+    return file
 
 
 def option(default, help: str):
@@ -62,14 +102,10 @@ def from_dict(config, values: dict, where: str):
 
 def read_json(path: Path) -> dict:
     """The object in a JSON file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AlroError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise AlroError(f"{path}: not UTF-8 text: {error}") from None
-    except json.JSONDecodeError as error:
-        raise AlroError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    with explained(f"{path}: cannot be read"):
+        text = path.read_text(encoding="utf-8")
+    with explained(f"{path}: not JSON"):  # cut short, a number of 5,000 digits, 100,000 brackets
+        content = json.loads(text)
     require(isinstance(content, dict), f"{path}: expected a JSON object")
     return content
 
@@ -77,8 +113,9 @@ def read_json(path: Path) -> dict:
 def write_json(path: Path, content) -> None:
     """The whole file or nothing: written beside it, then moved into place."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with explained(f"{path}: cannot be written"):
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)
 
 
 def optional(package: str, why: str):
@@ -95,5 +132,7 @@ def run(main) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the loader's fork
     try:
         main()
-    except (AlroError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+    except (AlroError, OSError) as error:  # from the loader's worker it comes wrapped in a traceback: the last line
+        raise SystemExit(f"error: {str(error).strip().splitlines()[-1].removeprefix('alro.AlroError: ')}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted") from None

@@ -10,7 +10,6 @@ import array
 import csv
 import dataclasses
 import hashlib
-import http.client
 import itertools
 import json
 import os
@@ -26,7 +25,7 @@ import torch
 
 from alro import (IDENTIFIERS, AlroError, Batch, build_prompt, clean_text, encode, gold_order, identifier_tokens,
                   rating_tokens)
-from cli import check_least, option, parse, require, run
+from cli import check_least, explained, option, parse, require, run
 from model import load_tokenizer
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
@@ -246,7 +245,7 @@ def download(name: str, folder: Path) -> None:
     wanted, url = [table.file for table in LAYOUTS[name][:2]], f"{GROUPLENS}/{name}.zip"
     if all((folder / file).exists() for file in wanted):
         return
-    try:
+    with explained(f"could not download {url} into {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             archive = Path(scratch, "archive.zip")
@@ -261,8 +260,6 @@ def download(name: str, folder: Path) -> None:
                     Path(scratch, file).write_bytes(members.read(f"{name}/{file}"))
             for file in wanted:
                 os.replace(Path(scratch, file), folder / file)
-    except (OSError, EOFError, KeyError, http.client.HTTPException, zipfile.BadZipFile) as error:
-        raise AlroError(f"could not download {url} into {folder}: {error}") from None
 
 
 def synthetic(cfg: DataConfig, n_users: int = 2000, per_user: int = 32) -> Ratings:
@@ -381,7 +378,8 @@ class Encoder:
         found = rows(lists, slots, 0)
         for row, (one, order) in enumerate(zip(lists, slots)):
             while len(found[row][1]) + self.list_size > self.max_length:
-                require(found[row][3] > 0, f"list {one.list_id}: {len(found[row][1])} tokens without history: too long")
+                require(found[row][3] > 0,
+                        f"list {one.list_id!r}: {len(found[row][1])} tokens without history: too long")
                 self.shortened.add(one.list_id)
                 found[row], = rows([one], [order], len(one.history) - found[row][3] + 1)
         return found

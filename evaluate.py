@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from alro import IDENTIFIERS, AlroError, blind_probs, clean_text, rank_candidates, rank_of, soft_rank
-from cli import check_least, from_dict, option, optional, parse, read_json, require, run, write_json
+from cli import check_least, explained, from_dict, option, optional, parse, read_json, require, run, write_json
 from data import (DataConfig, Encoder, RankingList, Ratings, informative, list_prompt, load, random_slots, sha256,
                   split)
 from model import autocast, context_length, load_model, load_tokenizer, pick_device
@@ -85,8 +85,11 @@ def model_ranker(model, encoder: Encoder, decode: str = "greedy", batch_size: in
         ranked = torch.empty(len(lists), len(lists[0].items), dtype=torch.long)
         for rows in np.array_split(by_length, -(-len(lists) // batch_size)):  # about equally long: little padding
             batch = encoder.batch([lists[i] for i in rows], [slots[i] for i in rows])
-            with autocast(device), torch.compiler.set_stance("force_eager"):  # a cache has a new shape at each step
-                ranked[rows] = rank_candidates(model, batch.to(device), decode).cpu()
+            try:
+                with autocast(device), torch.compiler.set_stance("force_eager"):  # a cache has a new shape at each step
+                    ranked[rows] = rank_candidates(model, batch.to(device), decode).cpu()
+            except AlroError as error:  # it knows rows, not lists
+                raise AlroError(f"{error}; these are the lists {[lists[i].list_id for i in rows]}") from None
         model.train(was_training)
         return ranked
     return rank
@@ -203,13 +206,14 @@ def over_seeds(methods: list[dict]) -> dict:
 def write_results(folder: Path, result: dict, methods: dict, lists: list[RankingList]) -> None:
     """Write eval-SPLIT.json and eval-SPLIT.lists.jsonl (a line per method and list: what pairs are compared by)."""
     name = f"eval-{result['split']}"
-    with open(folder / f"{name}.lists.jsonl", "w") as file:
+    with explained(f"{folder}/{name}.lists.jsonl: cannot be written"), open(folder / f"{name}.partial", "w") as file:
         for method, found in methods.items():
             for row, one in enumerate(lists):
                 line = {"method": method, "id": one.list_id, "displayed": [slots[row] for slots in found["slots"]],
                         "predicted": [order[row].tolist() for order in found["predicted"]]}
                 line |= {metric: float(value[row]) for metric, value in found["values"].items()}
                 file.write(json.dumps(line) + "\n")
+    os.replace(folder / f"{name}.partial", folder / f"{name}.lists.jsonl")
     write_json(folder / f"{name}.json", result)
 
 
@@ -246,7 +250,9 @@ class EvalConfig:
 
 def read_config(folder: str) -> dict:
     config = read_json(Path(folder, "config.json"))
-    require({"data", "train", "prompt"} <= config.keys(), f"{folder}/config.json: data, train or prompt is missing")
+    for part, names in {"data": {"dataset"}, "train": {"model", "seed"}, "prompt": {"noun", "scale"}}.items():
+        require(isinstance(config.get(part), dict) and names <= config[part].keys(),
+                f"{folder}/config.json: {part} must be an object with {', '.join(sorted(names))}")
     return config
 
 
@@ -266,7 +272,8 @@ def ask(folder: str, cfg: EvalConfig) -> str:
     except (ValueError, KeyError, TypeError) as error:
         raise AlroError(f'{cfg.ask}: expected {{"history": [["title", rating], ...], "candidates": ["title", ...]}}: '
                         f"{error!r}") from None
-    low, high = prompt["scale"]
+    with explained(f"{folder}/config.json: prompt: scale must be two numbers"):
+        low, high = map(float, prompt["scale"])
     for title, rating in history:
         require(low <= rating <= high, f"{cfg.ask}: {title!r} has rating {rating:g}; the model knows {low:g}..{high:g}")
     require(2 <= len(candidates) <= len(IDENTIFIERS),

@@ -14,7 +14,6 @@ import itertools
 import json
 import math
 import os
-import pickle
 import shutil
 import signal
 import sys
@@ -28,10 +27,10 @@ import transformers
 from tqdm import tqdm
 
 import evaluate
-from alro import (AlroError, Batch, alro_loss, blind_probs, by_item, encode, gold_order, gold_rank, history_loss,
+from alro import (Batch, alro_loss, blind_probs, by_item, encode, gold_order, gold_rank, history_loss,
                   soft_lambda_loss, target_logits)
-from cli import check_least, from_dict, option, parse, require, run, write_json
-from data import DataConfig, Encoder, RankingList, Ratings, generator, informative, load, random_slots, split
+from cli import check_least, explained, from_dict, hold, option, parse, require, run, write_json
+from data import DataConfig, Encoder, RankingList, Ratings, generator, informative, load, random_slots, sha256, split
 from evaluate import (chance_method, hardware, in_words, model_ranker, ndcg, read_config, reference_rankers,
                       score_method, summary, text_table, write_results)
 from model import autocast, build_model, context_length, load_model, pick_device
@@ -167,8 +166,9 @@ def save_model(model, tokenizer, folder: Path) -> None:
     partial, old = folder / "model.partial", folder / "model.old"
     for rest in (partial, old):
         shutil.rmtree(rest, ignore_errors=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
+    with explained(f"{folder}/model: cannot be written; what was there is whole"):
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     if (folder / "model").exists():
         os.rename(folder / "model", old)
     os.rename(partial, folder / "model")
@@ -179,7 +179,7 @@ def save_checkpoint(folder: Path, state: dict) -> None:
     """checkpoint/state.pt, whole or not at all."""
     (folder / "checkpoint").mkdir(exist_ok=True)
     partial = folder / "checkpoint" / "state.pt.partial"
-    with open(partial, "wb") as file:
+    with explained(f"{folder}/checkpoint: cannot be written; what was there is whole"), open(partial, "wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
@@ -197,8 +197,10 @@ class Log:
         self.path, self.pending, self.start = path, [], time.perf_counter()
         self.references = {"log_m": math.log(m), "log_m_factorial_over_m": math.lgamma(m + 1) / m}
         if path:  # None: another process writes
+            self.lock = hold(path.with_name("lock"))  # from here on files are written: one process at a time
             lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= until]
+            with explained(f"{path}: cannot be gone on with"):
+                kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= until]
             path.with_name("log.partial").write_text("".join(kept))  # a resumed run writes the rest anew
             os.replace(path.with_name("log.partial"), path)
 
@@ -226,7 +228,7 @@ class Log:
 
     def write(self, line: dict) -> None:
         if self.path:
-            with open(self.path, "a") as file:
+            with explained(f"{self.path}: cannot be written"), open(self.path, "a") as file:
                 file.write(json.dumps(line) + "\n")
 
 
@@ -279,7 +281,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
     train_lists, valid_lists = informative(splits.train, "training"), informative(splits.valid, "validation")
     valid_lists = valid_lists[:cfg.valid_limit or None]
     model, tokenizer = build_model(cfg, ratings)
-    m = data_cfg.list_size
+    m, lists_hash = data_cfg.list_size, sha256(sum(splits[:3], []))
     encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, m, context_length(model, tokenizer),
                       history_targets=cfg.history_weight > 0, multiple=64 if cfg.compile else 1)
     steps = TrainingSteps(train_lists, encoder, cfg, rank, world)
@@ -312,17 +314,15 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
     scheduler = transformers.get_linear_schedule_with_warmup(optimizer, cfg.warmup_steps, total)
     start, best, worse = 0, -math.inf, 0
     if resume and (folder / "checkpoint" / "state.pt").exists():
-        try:
+        with explained(f"{folder}/checkpoint/state.pt cannot be used"), torch.no_grad():
             state = torch.load(folder / "checkpoint" / "state.pt", map_location=device, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise AlroError(f"{folder}/checkpoint/state.pt cannot be read: {str(error).splitlines()[0]}") from None
-        with torch.no_grad():
-            for name, value in state["weights"].items():
-                weights[name].copy_(value)
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        start, best, worse = state["step"], state["best"], state["worse"]
-        torch.set_rng_state(state["rng"].cpu())
+            require(state["lists"] == lists_hash, f"{folder}/checkpoint/state.pt cannot be used: made with other data")
+            for name, weight in weights.items():
+                weight.copy_(state["weights"][name])
+            optimizer.load_state_dict(state["optimizer"])
+            scheduler.load_state_dict(state["scheduler"])
+            start, best, worse = state["step"], state["best"], state["worse"]
+            torch.set_rng_state(state["rng"].cpu())
         say(f"resumed at step {start}")
     done = worse >= cfg.patience > 0  # a run that stopped early is not gone on with
     log, shortened, interrupted = Log(None if rank else folder / "log.jsonl", start, m), set(), []
@@ -331,7 +331,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
         if rank == 0:
             save_checkpoint(folder, {"step": step, "best": best, "worse": worse, "weights": weights,
                                      "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
-                                     "rng": torch.get_rng_state()})
+                                     "rng": torch.get_rng_state(), "lists": lists_hash})
 
     def validate() -> float:
         mine, score = valid_lists[rank::world], torch.zeros((), dtype=torch.float64)
