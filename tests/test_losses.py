@@ -246,6 +246,18 @@ def test_objective_is_the_weighted_sum_of_its_parts(case, both):
     assert torch.equal(plain["total"], plain["sft"]) and "psl" not in plain
 
 
+@given(lists(), positive)
+def test_first_step_rival_is_the_lambda_loss_of_the_first_positions_scores(case, sigma):
+    ratings, logits = case
+    random = torch.Generator().manual_seed(0)
+    logits = logits + torch.randn(logits.shape, dtype=torch.float64, generator=random)  # no ties
+    found = alro.alro_loss(logits.log_softmax(-1), alro.gold_order(ratings), ratings, alpha=1.0, beta=0.0, gamma=1.0,
+                           sigma=sigma, first_step=True)["sll"]
+    for row, (scores, r) in enumerate(zip(logits[:, 0].tolist(), ratings.tolist())):
+        ranks = [1 + sum(other > score for other in scores) for score in scores]
+        assert abs(found[row].item() - oracle_lambda_loss([-x for x in scores], r, ranks, sigma)) < 1e-9
+
+
 # ---- properties -----------------------------------------------------------------------------------------------------
 
 @given(lists(), st.integers(0, 2 ** 32 - 1), positive, positive)

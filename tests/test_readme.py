@@ -22,10 +22,29 @@ def test_every_function_and_test_in_the_paper_to_code_map_exists():
 
 
 def test_every_flag_in_the_readme_exists():
+    import baselines
     import data
     import evaluate
     import train
-    known = {f"--{name}" for config in (data.DataConfig, data.ShowConfig, train.TrainConfig, evaluate.EvalConfig)
-             for name in config.__dataclass_fields__} | {"--preset", "--help"}
+    configs = data.DataConfig, data.ShowConfig, train.TrainConfig, evaluate.EvalConfig, baselines.BaselineConfig
+    known = {f"--{name}" for config in configs for name in config.__dataclass_fields__}
+    known |= {"--preset", "--help", "--exercise", "--only", "--nproc_per_node"}
     used = set(re.findall(r"--[a-z_]+", README))
     assert used and used <= known, used - known
+
+
+def test_the_list_worked_by_hand_is_what_alro_prints(capsys):
+    import alro
+    alro.main()
+    printed = set(re.findall(r"-?\d+\.\d{4}", capsys.readouterr().out))
+    block = README.split("## One list by hand")[1].split("```")[1]
+    numbers = re.findall(r"-?\d+\.\d{4}", block)
+    assert len(numbers) == 14 and set(numbers) <= printed, set(numbers) - printed
+
+
+def test_every_test_that_a_promise_names_exists():
+    code = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/*.py"))
+    names = re.findall(r"`(test_\w+)`", README.split("## What it promises")[1].split("\n## ")[0])
+    assert len(names) > 10
+    for name in names:
+        assert f"def {name}(" in code, name
