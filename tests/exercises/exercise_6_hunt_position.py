@@ -1,0 +1,52 @@
+"""Exercise 6: hunt for a silent bug, B. 60 minutes.
+
+`suspects/batching.py` is a colleague's way from lists to batches. With it the training loss falls further and faster
+than with ours. Everyone is pleased, until the table comes: the trained model ranks at chance.
+
+Again, write a property that any right batching has and that takes the function as its argument; do not compare with
+data.Encoder.batch. Ask what the *loss* gets to see, not what the fields say of themselves: SFT, SLL and PSL read
+the model's output at `positions`, and look up the items of `order` there; the first m `targets` are read by nobody.
+
+Models on strings serve well as a probe: `Puppet` below says at every place whatever you like. Two questions for it:
+    A puppet that always says the token which stands *next* in the row. What must alro.sft_loss be?
+    A puppet that always says the token which it has *just read*. What must it not be?
+
+What to learn: in teacher forcing the answer stands in the input, one place beside where it must be predicted; off by
+one to the one side the model copies what it sees, to the other it answers before the question is complete.
+
+Check: pytest tests/exercises --exercise 6
+Your property must hold for data.Encoder.batch, and must not for the suspect and for three more wrong ones.
+"""
+import torch
+
+
+class Puppet(torch.nn.Module):
+    """A model that gives token say(input_ids)[b, t] a logit of 50 at place t of row b, and every other token 0.
+
+    Args: say: function (B, T) long -> (B, T) long; words: size of the vocabulary.
+    Use: alro.item_log_probs(Puppet(...), batch) -> (B, m, m).
+    """
+
+    def __init__(self, say, words: int):
+        super().__init__()
+        self.head = torch.nn.Linear(words, words, bias=False)
+        torch.nn.init.eye_(self.head.weight)  # so that hidden states are logits
+        self.say, self.words, self.base_model = say, words, self.read
+
+    def get_output_embeddings(self):
+        return self.head
+
+    def read(self, input_ids, **_):
+        class Output:
+            last_hidden_state = 50 * torch.nn.functional.one_hot(self.say(input_ids), self.words).float()  # (B, T, V)
+        return Output
+
+
+def check_batching(make_batch, encoder, lists, slots, orders) -> None:
+    """Raise AssertionError if the model's output is read at wrong places; return None otherwise.
+
+    Args: make_batch(encoder, lists, slots, orders) -> alro.Batch, as `Encoder.batch(lists, slots, orders)`;
+        the rest is what to call it with: B lists of different lengths, their displayed and their gold orders (B, m).
+        len(encoder.tokenizer) is the size of the vocabulary.
+    """
+    raise NotImplementedError

@@ -1,0 +1,38 @@
+"""Exercise 7 (advanced): read the shared prompt once. 90 minutes.
+
+Permutation-sensitive learning runs every list twice, in two displayed orders. But the two rows begin alike: the
+instruction and the user's whole history; only the candidates and the answer differ. Put both into one row,
+
+    packed row      shared . . . . | rest of row 1 . . . . | rest of row 2 . . . .
+    position id     0 1 2 3        | 4 5 6 7               | 4 5 6 7            <- starts again after the shared part
+    may look at     itself         | shared and itself     | shared and itself  <- causally; never at each other
+
+and the model reads the shared part once. To each token nothing has changed, so the results must be the same.
+
+What to learn: 4D attention masks and position ids, the two things that make a token's context in a Transformer; that
+a speed-up is a claim about numbers that stay the same, and is then measured; why a prefix can be shared in a causal
+model (what comes later is not seen) and not in a bidirectional one.
+
+Check: pytest tests/exercises --exercise 7        Time it: python tests/exercises/time_packed.py --mine
+Then try it: call your function instead of `target_logits` in train.py's `losses`: the log should show the same losses.
+"""
+import torch
+
+from alro import Batch
+
+
+def packed_target_logits(model, batch: Batch) -> torch.Tensor:
+    """The same as `alro.target_logits(model, batch)`, with the model reading B rows and not 2 B.
+
+    Args:
+        model: a causal language model of transformers which takes `position_ids` and a boolean 4D `attention_mask`
+            (B, 1, T', T'), True where row's token q may look at token k. Llama does.
+        batch: 2 B rows: B lists in one displayed order, then the same lists, in the same order, in another
+            (train.py's TrainingSteps.batch makes such). Row r ends at `positions[r, 0] + m`, pads follow.
+    Returns: (2 B, K, V) float32: next-token logits at batch.positions, in the batch's own order of rows.
+
+    Hints: what two rows share is what their token ids say, up to the first difference: no need to look at the text.
+    Work out for each packed place which row, and which place of that row, it comes from: tokens, position ids and mask
+    follow. At the end move `positions` of the second B rows to where they went; those in the shared part stay.
+    """
+    raise NotImplementedError

@@ -1,0 +1,87 @@
+"""Checks of exercise 4, with rankers that need no model."""
+import collections
+
+import pytest
+import torch
+from classroom import LISTS, RATINGS, displays
+
+import data
+from evaluate import score_method, score_ranker
+
+MANY = data.split(RATINGS, data.DataConfig(list_size=5, history_size=6))
+MANY = [one for one in MANY.train + MANY.valid + MANY.test if one.informative]
+
+
+def biased(lists, slots):
+    """Ranks by rating less 0.8 for each place down the display: a reader who tires."""
+    ratings, slots = torch.tensor([one.ratings for one in lists]), torch.tensor(slots)  # (N, m) by item, slot -> item
+    return (ratings - 0.8 * slots.argsort(-1)).argsort(dim=-1, descending=True, stable=True)
+
+
+blind = score_ranker(lambda one: torch.tensor(one.ratings).numpy())
+
+
+class Spy:
+    """A ranker that keeps the displayed orders it was asked for."""
+
+    def __init__(self, ranker):
+        self.ranker, self.calls = ranker, []
+
+    def __call__(self, lists, slots):
+        self.calls.append([list(order) for order in slots])
+        return self.ranker(lists, slots)
+
+
+def test_merge_by_mean_rank(work):
+    rankings = torch.tensor([[[0, 1, 2], [2, 0, 1]], [[1, 0, 2], [2, 0, 1]], [[0, 2, 1], [0, 1, 2]]])  # (3, 2, 3)
+    # First list: mean ranks 4/3, 6/3, 8/3. Second: item 0 2, 2, 1; item 1 3, 3, 2; item 2 1, 1, 3: 0 and 2 tie.
+    assert work.merge(rankings).tolist() == [[0, 1, 2], [0, 2, 1]]
+    assert work.merge(torch.tensor([[[2, 0, 3, 1]]])).tolist() == [[2, 0, 3, 1]]
+
+
+def test_the_displays_are_permutations_repeatable_and_really_different(work):
+    first, seen = [3, 1, 5, 0, 2, 4], collections.Counter()
+    for name in range(200):
+        drawn = work.draw_displays(6, f"list {name}", first, 5)
+        assert len(drawn) == 5 and list(drawn[0]) == first
+        assert all(sorted(order) == list(range(6)) for order in drawn)
+        assert drawn == work.draw_displays(6, f"list {name}", first, 5)
+        seen.update(tuple(order) for order in drawn[1:])
+    # 800 draws from 720 orders: about 483 different ones. All copies alike: 200 at most. One key for all lists: 4.
+    assert len(seen) > 430
+    other = work.draw_displays(6, "list 0", first[::-1], 5)
+    assert other[1:] != work.draw_displays(6, "list 0", first, 5)[1:]
+
+
+def test_every_item_comes_to_every_slot_about_equally_often(work):
+    drawn = [work.draw_displays(4, str(name), [0, 1, 2, 3], 4)[1:] for name in range(400)]
+    place = torch.tensor(drawn).flatten(0, 1)  # (1200, 4) slot -> item
+    counts = torch.stack([(place == item).sum(0) for item in range(4)])  # (item, slot), 300 expected, deviation 15
+    assert (counts - 300).abs().max() < 75
+
+
+def test_it_costs_as_many_calls_as_displays_and_each_shows_another_order(work):
+    spy, slots = Spy(biased), displays("asked", LISTS)
+    work.bootstrapped(spy, 4)(LISTS, slots)
+    assert len(spy.calls) == 4 and spy.calls[0] == slots
+    different = [len({tuple(call[n]) for call in spy.calls}) for n in range(len(LISTS))]
+    assert sum(different) >= 4 * len(LISTS) - 3  # by chance two of a list's four may agree, rarely
+
+
+@pytest.mark.parametrize("ranker", [biased, blind])
+def test_one_display_is_the_ranker_itself(work, ranker):
+    slots = displays("asked", LISTS)
+    assert torch.equal(work.bootstrapped(ranker, 1)(LISTS, slots), ranker(LISTS, slots))
+
+
+def test_a_ranker_blind_to_the_display_is_not_changed(work):
+    slots = displays("asked", LISTS)
+    assert torch.equal(work.bootstrapped(blind, 5)(LISTS, slots), blind(LISTS, slots))
+
+
+def test_a_biased_ranker_flips_less_and_ranks_better(work):
+    # Here: flips .63 -> .37, tau .26 -> .64, NDCG .93 -> .99; of several other keys all are within .05 of these.
+    once, often = (score_method(ranker, MANY, orders=3)["values"] for ranker in (biased, work.bootstrapped(biased, 9)))
+    assert often["top1_flip_rate"].mean() < 0.75 * once["top1_flip_rate"].mean()
+    assert often["kendall_tau"].mean() > once["kendall_tau"].mean() + 0.2
+    assert often["ndcg@10"].mean() > once["ndcg@10"].mean() + 0.02

@@ -1,0 +1,71 @@
+"""Checks of exercise 7: the packed row gives what two rows give, and is shorter."""
+import pytest
+import torch
+import transformers
+from classroom import TOKENIZER, displays, encoder, gold, tiny_model, uneven_lists
+
+import alro
+
+
+def two_orders(history_targets: bool = False, first="one", second="two") -> alro.Batch:
+    """2 B rows: B lists of unequal lengths, then the same in another displayed order."""
+    lists = uneven_lists()
+    order = gold(lists)
+    return encoder(history_targets).batch(lists + lists, displays(first, lists) + displays(second, lists),
+                                          torch.cat([order, order]))
+
+
+def llama(**more):
+    """tiny_model, or (with arguments) one of another shape: fewer key heads, another family."""
+    torch.manual_seed(0)
+    if not more:
+        return tiny_model(len(TOKENIZER))
+    config = transformers.AutoConfig.for_model(
+        **more, vocab_size=len(TOKENIZER), hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, pad_token_id=0, bos_token_id=None, eos_token_id=None)
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("more", [{}, {"model_type": "llama"}, {"model_type": "qwen2"}])
+@pytest.mark.parametrize("history_targets", [False, True])
+def test_the_same_logits_and_log_probs_as_two_rows(work, more, history_targets):
+    model, batch = llama(**more).eval(), two_orders(history_targets)
+    packed, apart = work.packed_target_logits(model, batch), alro.target_logits(model, batch)
+    assert packed.shape == apart.shape and packed.dtype == torch.float32
+    real = (batch.targets != -100).unsqueeze(-1)  # what stands at a position that is padding does not matter
+    assert torch.allclose(packed * real, apart * real, atol=1e-5)
+    assert torch.allclose(alro.by_item(packed, batch), alro.item_log_probs(model, batch), atol=1e-5)
+
+
+def test_the_same_gradients(work):
+    model, batch, found = llama(), two_orders(True), []
+    for logits in (alro.target_logits, work.packed_target_logits):
+        y = alro.by_item(logits(model, batch), batch).log_softmax(-1).chunk(2)
+        alro.permutation_loss(*y, through_target=True).sum().backward()
+        found.append([p.grad.clone() for p in model.parameters()])
+        model.zero_grad()
+    for apart, packed in zip(*found):
+        assert torch.allclose(packed, apart, atol=1e-5 * max(1, apart.abs().max().item()))
+
+
+def test_one_display_shown_twice_and_pads_that_agree(work):
+    """Equal rows share everything, the answer included, and so do their pads, which are nothing to share."""
+    model, batch = llama().eval(), two_orders(first="one", second="one")
+    batch = batch._replace(input_ids=torch.nn.functional.pad(batch.input_ids, (0, 40)))
+    assert torch.allclose(work.packed_target_logits(model, batch), alro.target_logits(model, batch), atol=1e-5)
+
+
+def test_the_shared_part_is_read_once(work):
+    model, batch, read = llama(), two_orders(), []
+    model.model.layers[0].register_forward_hook(lambda layer, inputs, output: read.append(inputs[0].shape[:2]))
+    work.packed_target_logits(model, batch)
+    (rows, length), = read
+    prefix = len(TOKENIZER("A user rated these movies (1 = worst, 5 = best):\n").input_ids)
+    assert rows == len(batch.input_ids) // 2 and length < 2 * batch.input_ids.shape[1] - prefix
+
+
+def test_parts_do_not_see_each_other(work):
+    """Another second row must leave the first one's outputs as they were."""
+    model, batch, other = llama().eval(), two_orders(second="two"), two_orders(second="three")
+    one, two = (work.packed_target_logits(model, rows).chunk(2) for rows in (batch, other))
+    assert torch.allclose(one[0], two[0], atol=1e-5) and not torch.allclose(one[1], two[1], atol=1e-2)
