@@ -80,7 +80,7 @@ def parse(arguments: list[str] | None, *configs, presets: dict | None = None, po
     parser = transformers.HfArgumentParser(
         list(configs), allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     if positional:
-        parser.add_argument(positional, nargs="+", help="folders that train.py wrote")
+        parser.add_argument(positional, nargs="*", help="folders that train.py wrote")
     if presets:
         parser.add_argument("--preset", choices=list(presets), default=next(iter(presets)), help="other defaults")
         parser.set_defaults(**presets[parser.parse_known_args(arguments)[0].preset])

@@ -330,6 +330,7 @@ def figures(folder: Path, drawn: dict[str, tuple]) -> None:
 
 def main(arguments: list[str] | None = None) -> dict[str, dict]:
     cfg, runs = parse(arguments, EvalConfig, positional="runs")
+    require(len(runs) > 0, "name at least one run's folder")
     if cfg.ask:
         print(ask(runs[0], cfg))
         return {}
