@@ -2,6 +2,7 @@
 import itertools
 import json
 import shutil
+import sys
 import math
 
 import numpy as np
@@ -156,8 +157,22 @@ def test_the_same_run_twice_differs_by_nothing(runs, tmp_path, capsys):
     assert "ndcg@10 +0.0000 [+0.0000, +0.0000]" in printed
     assert json.loads((tmp_path / "table.json").read_text()) == json.loads(json.dumps(found["table"]))
     assert "displayed slot" in printed and "  gold position 6  " in printed
-    assert {file.name for file in (tmp_path / "figures").iterdir()} == {
-        "slot_curve.png", "learning_curves.png", "soft_rank.png"}
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_curves_are_printed_and_drawn_where_matplotlib_is_installed(tmp_path, capsys, monkeypatch, installed):
+    if installed:
+        pytest.importorskip("matplotlib")
+    else:
+        monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it then raises ImportError
+    drawn = {"one": ("Title", "gamma", "soft rank", {"line": ([0.3, 1], [2.5, 1.25])}),
+             "two": ("Title", "step", "NDCG", {"line": ([1, 2], [0.5, 0.75])})}
+    evaluate.figures(tmp_path / "figures", drawn)
+    printed = capsys.readouterr().out
+    assert "0.3:2.500 1:1.250" in printed and "1:0.500 2:0.750" in printed
+    assert ("pip install matplotlib" in printed) != installed
+    files = sorted(file.name for file in tmp_path.glob("figures/*"))
+    assert files == (["one.png", "two.png"] if installed else [])
 
 
 def test_ask_ranks_ones_own_list(runs, tmp_path, capsys):
