@@ -1,9 +1,9 @@
 """Metrics against slow definitions, the bootstrap, the rows every table has, and evaluate.py as a user runs it."""
 import itertools
 import json
+import math
 import shutil
 import sys
-import math
 
 import numpy as np
 import pytest
