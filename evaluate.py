@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alro import IDENTIFIERS, AlroError, blind_probs, clean_text, rank_candidates, rank_of, soft_rank
-from cli import check_least, explained, from_dict, option, optional, parse, read_json, require, run, write_json
+from alro import IDENTIFIERS, AlroError, clean_text, rank_candidates, rank_of
+from cli import check_least, explained, from_dict, option, parse, read_json, require, run, write_json
 from data import (DataConfig, Encoder, RankingList, Ratings, informative, list_prompt, load, random_slots, sha256,
                   split)
+from figures import curves, draw
 from model import autocast, context_length, load_model, load_tokenizer, pick_device
 
 CUTOFFS = (1, 3, 5, 10)
@@ -195,6 +196,45 @@ def text_table(result: dict) -> str:
     return "\n".join(lines)
 
 
+def differences(methods: dict, base: str) -> dict:
+    """{"name - base": {metric: (mean, low, high)}} over the same lists, for every method but chance."""
+    return {f"{name} - {base}": {
+        metric: paired_bootstrap(method["values"][metric], methods[base]["values"][metric])
+        for metric in ("ndcg@10", "ndcg@5", "ndcg@3", "kendall_tau") if metric in methods[base]["values"]}
+        for name, method in methods.items() if name not in ("chance", base)}
+
+
+def by_group(methods: dict, lists: list[RankingList], ratings: Ratings, fit: np.ndarray) -> dict:
+    """{group: {"lists": n, method: mean NDCG@10}}: the half of the lists that should be harder, in three ways.
+
+    A list is in a group if it is on the hard side of the median list; a group that is empty (all lists alike) is
+    left out. fit: rows of Ratings that count for an item's popularity.
+    """
+    count = np.bincount(ratings.item[fit], minlength=len(ratings.items))
+    hardness = {"short history": [-len(one.history) for one in lists],
+                "many ties": [np.equal.outer(one.ratings, one.ratings).sum() for one in lists],
+                "unpopular items": [-np.log1p(count[one.items]).mean() for one in lists]}
+    groups = {"all lists": np.ones(len(lists), bool)}
+    groups |= {name: value > np.median(value) for name, value in hardness.items()}
+    return {group: {"lists": int(mask.sum()),
+                    **{name: float(method["values"]["ndcg@10"][mask].mean()) for name, method in methods.items()}}
+            for group, mask in groups.items() if mask.any()}
+
+
+def comparison(methods: dict, base: str, lists: list[RankingList], ratings: Ratings, fit: np.ndarray) -> dict:
+    """What a table cannot say, printed and returned: paired differences to one method, and groups of lists."""
+    found = {"differences": differences(methods, base), "groups": by_group(methods, lists, ratings, fit)}
+    print("\nPaired differences over the same lists, 95 % intervals")
+    for pair, by_metric in found["differences"].items():
+        print(f"{pair}: " + "; ".join(f"{metric} {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+                                      for metric, (mean, low, high) in by_metric.items()))
+    print("\nNDCG@10 by group of lists\n" + f"{'':28}" + "".join(
+        f"{group + ' (' + str(row['lists']) + ')':>24}" for group, row in found["groups"].items()))
+    for name in methods:
+        print(f"{name:<28}" + "".join(f"{row[name]:>24.3f}" for row in found["groups"].values()))
+    return found
+
+
 def over_seeds(methods: list[dict]) -> dict:
     """One method out of several that differ in their seed alone: for each list the mean over seeds."""
     mean = {name: np.mean([method["values"][name] for method in methods], 0) for name in methods[0]["values"]}
@@ -293,45 +333,6 @@ def ask(folder: str, cfg: EvalConfig) -> str:
     return text
 
 
-def curves(table: dict, groups: dict[str, list[str]]) -> dict[str, tuple]:
-    """What --figures draws, as numbers: {file: (title, x axis, y axis, {line: (xs, ys)})}."""
-    m, learning = table["list_size"], {}
-    slots = {name: (range(1, m + 1), table["methods"][name]["mean_rank_by_slot"]) for name in groups}
-    for name, folders in groups.items():
-        logs = [[json.loads(line) for line in Path(run, "log.jsonl").read_text().splitlines()] for run in folders]
-        found = [[(row["step"], row["valid_ndcg"]) for row in log if "valid_ndcg" in row] for log in logs]
-        learning[name] = [at for at, _ in found[0]], [np.mean([y for _, y in points]) for points in zip(*found)]
-    gammas, blind = [0.3, 1, 3, 10, 30, 100, 300], blind_probs(torch.arange(m).unsqueeze(0))  # (1, m, m)
-    soft = torch.cat([soft_rank(blind, gamma) for gamma in gammas]).T.tolist()  # (m, gammas)
-    return {"slot_curve": ("Flat = blind to the displayed order", "displayed slot", "mean predicted rank", slots),
-            "learning_curves": ("Learning", "step", "NDCG on validation lists", learning),
-            "soft_rank": ("Soft ranks of a model that knows only what is already out", "gamma", "soft rank",
-                          {f"gold position {k}": (gammas, row) for k, row in enumerate(soft, 1)})}
-
-
-def figures(folder: Path, drawn: dict[str, tuple]) -> None:
-    """Print curves as x:y pairs and, where matplotlib is installed, draw each into folder/NAME.png."""
-    for title, x, y, lines in drawn.values():
-        print(f"\n{title} ({x}: {y})")
-        for name, (xs, ys) in lines.items():
-            print(f"  {name:<28}" + " ".join(f"{at:g}:{value:.3f}" for at, value in zip(xs, ys)))
-    try:
-        optional("matplotlib", "drawing what stands above").use("agg")
-    except AlroError as error:  # the numbers are all there
-        print(f"\nno pictures: {error}")
-        return
-    pyplot = optional("matplotlib.pyplot", "drawing --figures")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, (title, x, y, lines) in drawn.items():
-        _, axes = pyplot.subplots()
-        for name, (xs, ys) in lines.items():
-            axes.plot(xs, ys, marker="o", label=name)
-        axes.set(title=title, xlabel=x, ylabel=y, xscale="log" if x == "gamma" else "linear")
-        axes.legend()
-        axes.figure.savefig(folder / f"{file}.png", dpi=120)
-        pyplot.close(axes.figure)
-
-
 def main(arguments: list[str] | None = None) -> dict[str, dict]:
     cfg, runs = parse(arguments, EvalConfig, positional="runs")
     require(len(runs) > 0, "name at least one run's folder")
@@ -370,25 +371,20 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         for row, one in enumerate(lists[:cfg.show]):
             found = methods[folder]
             print(in_words(one, found["predicted"][0][row].tolist(), ratings.titles, found["slots"][0][row]), "\n")
-    groups = {os.path.commonprefix(some).rstrip("-_/") if some[1:] else some[0]: some for some in groups.values()}
+    runs_of = {os.path.commonprefix(some).rstrip("-_/") if some[1:] else some[0]: some for some in groups.values()}
     pooled = {name: over_seeds([scored[run][run] for run in some]) if some[1:] else scored[some[0]][some[0]]
-              for name, some in groups.items()}
+              for name, some in runs_of.items()}
     shared = {name: method for name, method in methods.items() if name not in results}  # chance, item mean, oracle
-    table = summary({"chance": shared.pop("chance"), **pooled, **shared}, lists, dict.fromkeys(groups, 1), **about,
+    every = {"chance": shared.pop("chance"), **pooled, **shared}
+    table = summary(every, lists, dict.fromkeys(runs_of, 1), **about,
                     model=", ".join({result["model"]: 0 for result in results.values()}),
                     seed=", ".join({str(result["seed"]): 0 for result in results.values()}))
     print(text_table(table))
-    (first, base), *others = pooled.items()
-    table["differences"] = {f"{name} - {first}": {
-        metric: paired_bootstrap(other["values"][metric], base["values"][metric])
-        for metric in ("ndcg@10", "ndcg@3", "kendall_tau") if metric in base["values"]} for name, other in others}
-    for pair, by_metric in table["differences"].items():
-        print(f"{pair}: " + "; ".join(f"{metric} {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
-                                      for metric, (mean, low, high) in by_metric.items()))
+    table |= comparison(every, next(iter(runs_of)), lists, ratings, splits.fit[cfg.split])
     if cfg.json:
         write_json(Path(cfg.json), table)
     if cfg.figures:
-        figures(Path(cfg.figures), curves(table, groups))
+        draw(Path(cfg.figures), curves(table, runs_of))
     return {**results, "table": table}
 
 

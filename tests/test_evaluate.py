@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import alro
 import data
 import evaluate
+import figures
 import train
 
 settings.register_profile("alro", deadline=None, max_examples=60)
@@ -167,7 +168,7 @@ def test_curves_are_printed_and_drawn_where_matplotlib_is_installed(tmp_path, ca
         monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it then raises ImportError
     drawn = {"one": ("Title", "gamma", "soft rank", {"line": ([0.3, 1], [2.5, 1.25])}),
              "two": ("Title", "step", "NDCG", {"line": ([1, 2], [0.5, 0.75])})}
-    evaluate.figures(tmp_path / "figures", drawn)
+    figures.draw(tmp_path / "figures", drawn)
     printed = capsys.readouterr().out
     assert "0.3:2.500 1:1.250" in printed and "1:0.500 2:0.750" in printed
     assert ("pip install matplotlib" in printed) != installed
