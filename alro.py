@@ -59,7 +59,7 @@ def build_prompt(history, titles, slots, noun: str = "movie", scale=(1, 5)) -> s
     """The prompt for one list, in one displayed order. The answer is appended to it: " B A", identifiers only.
 
     Args:
-        history: list of (title, rating), oldest first; may be empty.
+        history: list of (title, rating), oldest first; may be empty. A rating of None: the title alone.
         titles: m titles in item order.
         slots: permutation of 0..m-1; slot j shows titles[slots[j]].
         noun, scale: what the items are called; the lowest and the highest rating.
@@ -76,7 +76,7 @@ def build_prompt(history, titles, slots, noun: str = "movie", scale=(1, 5)) -> s
     if sorted(slots) != list(range(len(titles))):
         raise AlroError(f"slots must be a permutation of 0..{len(titles) - 1}, got {list(slots)}")
     lines = [f"A user rated these {noun}s ({scale[0]:g} = worst, {scale[1]:g} = best):"]
-    lines += [f"{clean_text(title)}: {rating:g}" for title, rating in history]
+    lines += [clean_text(title) + ("" if rating is None else f": {rating:g}") for title, rating in history]
     lines += [f"Rank these {noun}s from most to least liked by this user:"]
     lines += [f"{clean_text(titles[item])} ->{name}" for name, item in zip(IDENTIFIERS, slots)]
     return "\n".join(lines + ["Ranking:"])

@@ -40,6 +40,7 @@ class DataConfig:
     download: bool = option(False, "fetch an ml-... set into --data_path (or data/<dataset>), its MD5 checked")
     list_size: int = option(6, "m, candidates in a list, 2..26 (GUESS)")
     history_size: int = option(8, "most ratings of history to show (GUESS)")
+    history_ratings: bool = option(True, "False: the history says what was rated, not how (what ratings add)")
     stride: int = option(5, "ratings between the ends of a user's training lists (OURS)")
     noun: str | None = option(None, "what the prompt calls an item (default: the dataset's word)")
     k_core: int = option(0, "keep users and items with at least this many ratings, again and again until it holds")
@@ -89,7 +90,7 @@ class RankingList:
     """m candidates of one user, to be put in the order in which the user went on to rate them."""
     list_id: str
     user: int                         # index into Ratings.users
-    history: list[tuple[int, float]]  # (item, rating), oldest first: the ratings just before the candidates
+    history: list[tuple[int, float | None]]  # (item, rating), oldest first: the ratings just before the candidates
     items: list[int]                  # m candidates in item order: shuffled, so that an index carries no information
     ratings: list[float]              # m, by item order
     shown: list[int]                  # the one fixed displayed order a retriever would give: slot -> index into items
@@ -324,8 +325,9 @@ def split(ratings: Ratings, cfg: DataConfig) -> Splits:
         score = popularity[items]
         if ratings.expected is not None:  # a fair retriever: the rating plus noise
             score = values + torch.randn(m, generator=generator("shown", list_id)).numpy()
-        return RankingList(list_id, user, list(zip(ratings.item[past].tolist(), ratings.rating[past].tolist())),
-                           items.tolist(), values.tolist(), np.argsort(-score, kind="stable").tolist())
+        rated = ratings.rating[past].tolist() if cfg.history_ratings else itertools.repeat(None)
+        return RankingList(list_id, user, list(zip(ratings.item[past].tolist(), rated)), items.tolist(),
+                           values.tolist(), np.argsort(-score, kind="stable").tolist())
 
     return Splits(*([make(*window) for window in windows[name]] for name in windows), fit)
 

@@ -259,7 +259,8 @@ def write_results(folder: Path, result: dict, methods: dict, lists: list[Ranking
 
 def in_words(one: RankingList, order: list[int], titles: list[str], slots: list[int]) -> str:
     """One list for a person: the history, and the predicted order beside the true ratings."""
-    lines = [f"list {one.list_id}; history: " + "; ".join(f"{titles[item]} {rating:g}" for item, rating in one.history),
+    lines = [f"list {one.list_id}; history: " + "; ".join(
+        titles[item] + ("" if rating is None else f" {rating:g}") for item, rating in one.history),
              "predicted order      rating (best possible)  shown as"]
     best = sorted(one.ratings, reverse=True)
     lines += [f"{place:2d}. {titles[one.items[item]]:<28.28} {one.ratings[item]:g} ({best[place - 1]:g})"

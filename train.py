@@ -280,6 +280,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
     splits = split(ratings, data_cfg)
     train_lists, valid_lists = informative(splits.train, "training"), informative(splits.valid, "validation")
     valid_lists = valid_lists[:cfg.valid_limit or None]
+    require(data_cfg.history_ratings or not cfg.history_weight, "--history_ratings False needs --history_weight 0")
     model, tokenizer = build_model(cfg, ratings)
     m, lists_hash = data_cfg.list_size, sha256(sum(splits[:3], []))
     encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, m, context_length(model, tokenizer),
