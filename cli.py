@@ -69,7 +69,8 @@ def option(default, help: str):
 def check_least(cfg, **least) -> None:
     """Raise AlroError for the first field of cfg below its least value."""
     for name, value in least.items():
-        require(getattr(cfg, name) >= value, f"--{name} must be at least {value}, got {getattr(cfg, name)}")
+        require(value <= getattr(cfg, name) <= 10 ** 9,
+                f"--{name} must be at least {value} and at most 10^9, got {getattr(cfg, name)}")
 
 
 def parse(arguments: list[str] | None, *configs, presets: dict | None = None, positional: str | None = None) -> list:
@@ -97,7 +98,10 @@ def from_dict(config, values: dict, where: str):
         accepts = float | int if types[name] is float else types[name]
         require(isinstance(value, accepts) and (types[name] is bool or not isinstance(value, bool)),
                 f"{where}: {name} must be {getattr(types[name], '__name__', types[name])}, got {value!r}")
-    return config(**values)
+    try:
+        return config(**values)
+    except AlroError as error:  # "--lr must be positive": in this file
+        raise AlroError(f"{where}: {error}") from None
 
 
 def read_json(path: Path) -> dict:

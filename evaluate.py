@@ -291,9 +291,11 @@ class EvalConfig:
 
 def read_config(folder: str) -> dict:
     config = read_json(Path(folder, "config.json"))
-    for part, names in {"data": {"dataset"}, "train": {"model", "seed"}, "prompt": {"noun", "scale"}}.items():
-        require(isinstance(config.get(part), dict) and names <= config[part].keys(),
-                f"{folder}/config.json: {part} must be an object with {', '.join(sorted(names))}")
+    for part, types in {"data": {"dataset": str}, "train": {"model": str, "seed": int},
+                        "prompt": {"noun": str, "scale": list}}.items():
+        for name, kind in types.items():
+            require(isinstance(config.get(part), dict) and isinstance(config[part].get(name), kind),
+                    f"{folder}/config.json: {part} must be an object with {name}, a {kind.__name__}")
     return config
 
 
@@ -307,16 +309,15 @@ def load_run(folder: str):
 def ask(folder: str, cfg: EvalConfig) -> str:
     """Rank one's own list with the first run's model; the ranking in words."""
     prompt, question = read_config(folder)["prompt"], read_json(Path(cfg.ask))
-    try:
-        history = [(str(title), float(rating)) for title, rating in question["history"]]
-        candidates = [str(title) for title in question["candidates"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise AlroError(f'{cfg.ask}: expected {{"history": [["title", rating], ...], "candidates": ["title", ...]}}: '
-                        f"{error!r}") from None
+    history, candidates = question.get("history"), question.get("candidates")
+    require(question.keys() == {"history", "candidates"} and isinstance(history, list) and isinstance(candidates, list)
+            and all(isinstance(row, list) and [*map(type, row)] in ([str, int], [str, float]) for row in history)
+            and all(isinstance(title, str) for title in candidates),
+            f'{cfg.ask}: expected {{"history": [["title", rating], ...], "candidates": ["title", ...]}} and no more')
     with explained(f"{folder}/config.json: prompt: scale must be two numbers"):
         low, high = map(float, prompt["scale"])
     for title, rating in history:
-        require(low <= rating <= high, f"{cfg.ask}: {title!r} has rating {rating:g}; the model knows {low:g}..{high:g}")
+        require(low <= rating <= high, f"{cfg.ask}: {title!r} has rating {rating}; the model knows {low:g}..{high:g}")
     require(2 <= len(candidates) <= len(IDENTIFIERS),
             f"{cfg.ask}: {len(candidates)} candidates; 2..{len(IDENTIFIERS)} are possible")
     titles = [clean_text(title) for title in [t for t, _ in history] + candidates]
@@ -326,7 +327,7 @@ def ask(folder: str, cfg: EvalConfig) -> str:
     model, tokenizer = load_run(folder)
     encoder = Encoder(tokenizer, titles, prompt["noun"], (low, high), m, context_length(model, tokenizer))
     order = model_ranker(model, encoder, cfg.decode)([one], [one.shown])[0].tolist()
-    text = "\n".join(f"{place:2d}. {candidates[item]}" for place, item in enumerate(order, 1))
+    text = "\n".join(f"{place:2d}. {titles[n + item]}" for place, item in enumerate(order, 1))
     if tokenizer.unk_token_id in encoder.tokenise([one], [one.shown])[0][1]:
         text += "\nnote: this model's tokenizer does not know every word of these titles"
     if encoder.shortened:
@@ -337,7 +338,7 @@ def ask(folder: str, cfg: EvalConfig) -> str:
 def main(arguments: list[str] | None = None) -> dict[str, dict]:
     cfg, runs = parse(arguments, EvalConfig, positional="runs")
     require(len(runs) > 0, "name at least one run's folder")
-    if cfg.ask:
+    if cfg.ask is not None:
         print(ask(runs[0], cfg))
         return {}
     prepared = {}

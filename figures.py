@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from alro import AlroError, blind_probs, soft_rank
-from cli import optional
+from cli import explained, optional
 
 
 def curves(table: dict, groups: dict[str, list[str]]) -> dict[str, tuple]:
@@ -17,7 +17,8 @@ def curves(table: dict, groups: dict[str, list[str]]) -> dict[str, tuple]:
     m, learning = table["list_size"], {}
     slots = {name: (range(1, m + 1), table["methods"][name]["mean_rank_by_slot"]) for name in groups}
     for name, folders in groups.items():
-        logs = [[json.loads(line) for line in Path(run, "log.jsonl").read_text().splitlines()] for run in folders]
+        with explained(f"log.jsonl of {', '.join(folders)}: cannot be read"):
+            logs = [[json.loads(line) for line in Path(run, "log.jsonl").read_text().splitlines()] for run in folders]
         found = [[(row["step"], row["valid_ndcg"]) for row in log if "valid_ndcg" in row] for log in logs]
         learning[name] = [at for at, _ in found[0]], [np.mean([y for _, y in points]) for points in zip(*found)]
     gammas, blind = [0.3, 1, 3, 10, 30, 100, 300], blind_probs(torch.arange(m).unsqueeze(0))  # (1, m, m)

@@ -1,14 +1,16 @@
-"""The language model and its tokenizer: a tiny one built here, or one in Hugging Face format. Nothing of the paper.
+"""The language model and what it runs on: a tiny one built here, or one in Hugging Face format. Nothing of the paper.
 
     load_tokenizer(name), load_model(name)          from a Hugging Face id or folder: safetensors only, no remote code
     build_model(cfg, ratings) -> (model, tokenizer)  as train.TrainConfig says: tiny or loaded, dropout, LoRA, memory
 """
 import contextlib
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as processes
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -25,6 +27,23 @@ def pick_device() -> torch.device:
 def autocast(device: torch.device):
     """bf16 on a GPU; full float32 on a CPU, where a student wants to see the same numbers twice."""
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def join() -> tuple[int, int]:
+    """(this process's rank, how many there are): under torchrun each takes a share of every step's lists."""
+    world = int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
+    if world > 1 and not processes.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        processes.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return (processes.get_rank(), world) if world > 1 else (0, 1)
+
+
+def add_up(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, in place."""
+    if processes.is_initialized():
+        processes.all_reduce(tensor)
+    return tensor
 
 
 # ---- The tiny model of the demo -------------------------------------------------------------------------------------
@@ -64,7 +83,10 @@ def tiny_model(vocabulary: int) -> LlamaForCausalLM:
 def load_tokenizer(name: str):
     """The tokenizer of a Hugging Face id or folder; no remote code."""
     with explained(f"--model {name}: no tokenizer there"):
-        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    limit = tokenizer.model_max_length
+    require(isinstance(limit, int | float), f"--model {name}: its tokenizer's model_max_length is {limit!r}, no number")
+    return tokenizer
 
 
 def load_model(name: str, dtype: torch.dtype = torch.float32):
@@ -91,6 +113,8 @@ def load_model(name: str, dtype: torch.dtype = torch.float32):
 
 def context_length(model, tokenizer) -> int:
     """Tokens the model can read: the smaller of what the model's and the tokenizer's configurations say."""
+    known = backbone(model).get_input_embeddings().weight.shape[0]
+    require(len(tokenizer) <= known, f"the tokenizer has {len(tokenizer)} tokens, the model knows {known} of them")
     return min(getattr(backbone(model).config, "max_position_embeddings", 10 ** 9), tokenizer.model_max_length)
 
 

@@ -9,6 +9,7 @@
 Every flag is a field of DataConfig (data.py) or of TrainConfig below. A run's folder holds config.json, log.jsonl,
 model/ (best on validation), checkpoint/ (what resuming needs) and, where test lists were ranked, eval-test.json.
 """
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -22,18 +23,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as processes
 import transformers
 from tqdm import tqdm
 
 import evaluate
-from alro import (Batch, alro_loss, blind_probs, by_item, encode, gold_order, gold_rank, history_loss,
+from alro import (AlroError, Batch, alro_loss, blind_probs, by_item, encode, gold_order, gold_rank, history_loss,
                   soft_lambda_loss, target_logits)
 from cli import check_least, explained, from_dict, hold, option, parse, require, run, write_json
 from data import DataConfig, Encoder, RankingList, Ratings, generator, informative, load, random_slots, sha256, split
-from evaluate import (chance_method, hardware, in_words, model_ranker, ndcg, read_config, reference_rankers,
+from evaluate import (chance_method, hardware, in_words, load_run, model_ranker, ndcg, read_config, reference_rankers,
                       score_method, summary, text_table, write_results)
-from model import autocast, build_model, context_length, load_model, pick_device
+from model import add_up, autocast, build_model, context_length, join, pick_device, processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +76,9 @@ class TrainConfig:
     def __post_init__(self):
         check_least(self, steps=0, batch_size=1, grad_accum=1, warmup_steps=0, weight_decay=0, alpha=0, beta=0,
                     history_weight=0, lora_rank=0, log_every=1, valid_every=0, valid_limit=0, patience=0, test_limit=0,
-                    test_orders=1, seeds=1)
+                    test_orders=1, seeds=1, seed=0)
         for name in ("epochs", "lr", "clip", "gamma", "sigma"):
-            require(0 < getattr(self, name) < math.inf, f"--{name} must be positive, got {getattr(self, name)}")
+            require(0 < getattr(self, name) < 1e9, f"--{name} must be positive, below 1e9, got {getattr(self, name)}")
         require(0 <= self.dropout < 1, f"--dropout must be in 0..1, below 1, got {self.dropout}")
         require(not self.lora_rank or self.model != "tiny", "--lora_rank needs a --model: tiny has no folder to go to")
         for name, known in {"display_order": ("shown", "shuffled"), "lambda_on": ("soft_rank", "first_step")}.items():
@@ -164,12 +164,12 @@ def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
 def save_model(model, tokenizer, folder: Path) -> None:
     """folder/model in Hugging Face format: written beside it, then moved into place."""
     partial, old = folder / "model.partial", folder / "model.old"
-    for rest in (partial, old):
-        shutil.rmtree(rest, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
     with explained(f"{folder}/model: cannot be written; what was there is whole"):
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-    if (folder / "model").exists():
+    if (folder / "model").exists():  # if not, the process before was killed between these two renames: old is whole
+        shutil.rmtree(old, ignore_errors=True)
         os.rename(folder / "model", old)
     os.rename(partial, folder / "model")
     shutil.rmtree(old, ignore_errors=True)
@@ -197,12 +197,11 @@ class Log:
         self.path, self.pending, self.start = path, [], time.perf_counter()
         self.references = {"log_m": math.log(m), "log_m_factorial_over_m": math.lgamma(m + 1) / m}
         if path:  # None: another process writes
-            self.lock = hold(path.with_name("lock"))  # from here on files are written: one process at a time
-            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
             with explained(f"{path}: cannot be gone on with"):
+                lines = path.read_text().splitlines(keepends=True) if path.exists() else []
                 kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= until]
-            path.with_name("log.partial").write_text("".join(kept))  # a resumed run writes the rest anew
-            os.replace(path.with_name("log.partial"), path)
+                path.with_name("log.partial").write_text("".join(kept))  # a resumed run writes the rest anew
+                os.replace(path.with_name("log.partial"), path)
 
     def add(self, step: int, parts: list[dict], norm: torch.Tensor, ids: list[str]) -> None:
         sums = add_up(torch.stack([torch.cat([part[name].detach() for part in parts]).sum() for name in parts[0]]))
@@ -232,26 +231,15 @@ class Log:
                 file.write(json.dumps(line) + "\n")
 
 
-# ---- Several processes (torchrun): each takes a share of every step's lists; sums are over all of them ---------------
-
-def join() -> tuple[int, int]:
-    """(this process's rank, how many there are)."""
-    world = int(os.environ.get("WORLD_SIZE", 1))  # set by torchrun
-    if world > 1 and not processes.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        processes.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return (processes.get_rank(), world) if world > 1 else (0, 1)
-
-
-def add_up(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes, in place."""
-    if processes.is_initialized():
-        processes.all_reduce(tensor)
-    return tensor
-
-
 # ---- The loop -------------------------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def at_step(step: int):
+    try:
+        yield
+    except AlroError as error:
+        raise AlroError(f"step {step}: {error}") from None
+
 
 def no_interrupt(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what an interruption means
@@ -263,10 +251,9 @@ def claim(out: str | None, name: str) -> Path:
         folder = Path(out or f"runs/{name}-{n}")
         try:
             folder.mkdir(parents=True, exist_ok=out is not None)
-            (folder / "config.json").touch(exist_ok=False)
             return folder
         except FileExistsError:
-            require(out is None, f"{out} holds a run already: go on with it (--resume {out}) or choose another --out")
+            require(out is None, f"--out {out} is a file, not a folder")
 
 
 def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=None) -> dict:
@@ -282,7 +269,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
     valid_lists = valid_lists[:cfg.valid_limit or None]
     require(data_cfg.history_ratings or not cfg.history_weight, "--history_ratings False needs --history_weight 0")
     model, tokenizer = build_model(cfg, ratings)
-    m, lists_hash = data_cfg.list_size, sha256(sum(splits[:3], []))
+    m, made_from = data_cfg.list_size, json.dumps([sha256(sum(splits[:3], [])), {**vars(cfg), "out": None}])
     encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, m, context_length(model, tokenizer),
                       history_targets=cfg.history_weight > 0, multiple=64 if cfg.compile else 1)
     steps = TrainingSteps(train_lists, encoder, cfg, rank, world)
@@ -295,7 +282,10 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
     if world > 1:
         processes.broadcast_object_list(name)  # the first process has chosen
     folder, cfg = Path(name[0]), dataclasses.replace(cfg, out=name[0])
+    _lock = None if rank else hold(folder / "lock")  # from here on files are written: one process at a time
     if rank == 0 and not resume:
+        there = sorted({path.name for path in folder.iterdir()} - {"lock", "config.json.partial"})
+        require(not there, f"{folder} holds {there[:1]} already: --resume {folder}, or another --out")
         write_json(folder / "config.json", {
             "data": dataclasses.asdict(data_cfg), "train": dataclasses.asdict(cfg),
             "prompt": {"noun": ratings.noun, "scale": ratings.scale}, "hardware": hardware(),
@@ -305,6 +295,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
     say(" ".join(f"{name}={value}" for name, value in {**vars(data_cfg), **vars(cfg)}.items()),
         f"{device}: {'bf16 autocast, float32 weights' if device.type == 'cuda' else 'float32, no GPU found'}; "
         f"{model.num_parameters():,} weights, {sum(p.numel() for p in weights.values()):,} of them trained",
+        "; ".join(f"{name}: {count}" for name, count in ratings.counts.items()) or "a made-up world",
         f"{len(train_lists)} training lists with two different ratings of {len(splits.train)}; {total} steps of "
         f"{cfg.batch_size}; with no idea of the user SFT stays at log(m!)/m = {math.lgamma(m + 1) / m:.3f}", sep="\n")
 
@@ -317,14 +308,16 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
     if resume and (folder / "checkpoint" / "state.pt").exists():
         with explained(f"{folder}/checkpoint/state.pt cannot be used"), torch.no_grad():
             state = torch.load(folder / "checkpoint" / "state.pt", map_location=device, weights_only=True)
-            require(state["lists"] == lists_hash, f"{folder}/checkpoint/state.pt cannot be used: made with other data")
+            require(state["made_from"] == made_from,
+                    f"{folder}/checkpoint/state.pt cannot be used: made with other data or another configuration")
             for name, weight in weights.items():
-                weight.copy_(state["weights"][name])
+                weight.copy_(state["weights"][name].view_as(weight))  # of another shape: an error, no broadcast
             optimizer.load_state_dict(state["optimizer"])
             scheduler.load_state_dict(state["scheduler"])
-            start, best, worse = state["step"], state["best"], state["worse"]
+            start, best, worse = int(state["step"]), float(state["best"]), int(state["worse"])
             torch.set_rng_state(state["rng"].cpu())
-        say(f"resumed at step {start}")
+    if resume:
+        say(f"resumed at step {start}" if start else "no checkpoint yet: from the start")
     done = worse >= cfg.patience > 0  # a run that stopped early is not gone on with
     log, shortened, interrupted = Log(None if rank else folder / "log.jsonl", start, m), set(), []
 
@@ -332,7 +325,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
         if rank == 0:
             save_checkpoint(folder, {"step": step, "best": best, "worse": worse, "weights": weights,
                                      "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
-                                     "rng": torch.get_rng_state(), "lists": lists_hash})
+                                     "rng": torch.get_rng_state(), "made_from": made_from})
 
     def validate() -> float:
         mine, score = valid_lists[rank::world], torch.zeros((), dtype=torch.float64)
@@ -369,7 +362,8 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
                     line = log.flush(lr=scheduler.get_last_lr()[0])
                     bar.set_postfix({name: f"{line[name]:.3f}" for name in parts[0] if name in line})
                 if due:
-                    found = validate()
+                    with at_step(step):
+                        found = validate()
                     log.write({"step": step, "valid_ndcg": found})
                     worse = 0 if found > best else worse + 1
                     if found > best:
@@ -383,7 +377,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
                     log.start = time.perf_counter()  # validating and saving is not training
                 if on_step:
                     on_step(step)
-                if leave:
+                if leave or due and interrupted:
                     raise SystemExit(f"interrupted; go on with: python train.py --resume {folder}")
                 if worse >= cfg.patience > 0:
                     break
@@ -395,6 +389,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
     if world > 1:
         processes.destroy_process_group()
     if cfg.test_limit and rank == 0:
+        say(f"trained; if interrupted now, rank the test lists with: python evaluate.py {folder}")
         outcome["result"], outcome["methods"] = report(cfg, data_cfg, ratings, splits, folder, encoder)
     return outcome
 
@@ -409,7 +404,7 @@ def report(cfg: TrainConfig, data_cfg: DataConfig, ratings: Ratings, splits, fol
     informative_lists, device, n = informative(splits.test, "test"), pick_device(), rank_at_once(cfg)
     lists = informative_lists[:cfg.test_limit]
     rankers = {"untrained": model_ranker(build_model(cfg, ratings)[0].to(device), encoder, batch_size=n),
-               "trained": model_ranker(load_model(str(folder / "model")).to(device), encoder, batch_size=n),
+               "trained": model_ranker(load_run(str(folder))[0], encoder, batch_size=n),
                **reference_rankers(ratings, splits.fit["test"])}
     methods = {"chance": chance_method(lists)}
     methods |= {name: score_method(ranker, lists, cfg.test_orders) for name, ranker in rankers.items()}
@@ -431,14 +426,14 @@ def ablation(data_cfg: DataConfig, cfg: TrainConfig) -> dict:
                                 test_limit=0, out=str(root / f"{arm}-{display}-{seed}"))
             for display in ("shuffled", "shown") for arm, (alpha, beta) in arms.items()
             for seed in range(cfg.seed, cfg.seed + cfg.seeds)]
-    folders = [train(data_cfg, run_cfg)["folder"] for run_cfg in runs]
+    folders = [train(data_cfg, one, resume=Path(one.out, "config.json").exists())["folder"] for one in runs]
     return evaluate.main([*folders, "--limit", str(cfg.test_limit), "--orders", str(cfg.test_orders), "--pool", "True",
                           "--json", str(root / "ablation.json")])["table"]
 
 
 def main(arguments: list[str] | None = None) -> dict:
     data_cfg, cfg = parse(arguments, DataConfig, TrainConfig, presets=PRESETS)
-    if cfg.resume:
+    if cfg.resume is not None:
         require(cfg == TrainConfig(resume=cfg.resume) and data_cfg == DataConfig(),
                 "--resume RUN goes on with that run's own configuration and takes no other flag")
         config, where, out = read_config(cfg.resume), f"{cfg.resume}/config.json", cfg.resume
