@@ -367,7 +367,7 @@ def alro_loss(log_probs, order, ratings, *, alpha: float, beta: float, gamma: fl
 
 # ---- 5. Ranking: one prompt, one displayed order; PSL costs nothing here (PAPER: claim 4) ---------------------------
 
-def _next_item_logits(model, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+def next_item_logits(model, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Logits (B, m) of the m identifiers, by item, from hidden states (B, d); float32 even under autocast: bf16 has
     eight bits, and ten candidates would often tie."""
     head = model.get_output_embeddings()
@@ -404,7 +404,7 @@ def rank_candidates(model, batch: Batch, decode: str = "greedy") -> torch.Tensor
     tokens, out = batch.item_tokens(), torch.zeros_like(batch.slots, dtype=torch.bool)  # (B, m), (B, m) already out
     ranking = []
     for step in range(1, batch.slots.shape[-1] + 1):
-        logits = _next_item_logits(model, hidden, batch)  # (B, m)
+        logits = next_item_logits(model, hidden, batch)  # (B, m)
         if not logits.isfinite().all():
             rows = (~logits.isfinite().all(-1)).nonzero().flatten().tolist()
             raise AlroError(f"the model's logits are not finite in rows {rows} of the batch: its weights are broken")

@@ -10,8 +10,8 @@ averages over the user's neighbourhood in the rating graph, SASRec reads the use
 
 Fit set: splits.fit[split], all ratings that lie before the lists that are scored (never one of theirs, nor a later one
 of that user). Grid: the same number of settings for each rival (GRID); setting and number of epochs are those best in
-NDCG@m on *validation* lists, fitted on what lies before them; then fitted anew on splits.fit[split]. Prior: mu, b_u and
-b_i are damped means (3 more ratings of 0), vectors start near 0 and pay `l2` for their length, so that an item or a
+NDCG@m on *validation* lists, fitted on what lies before them; then fitted anew on splits.fit[split]. Prior: b_u and b_i
+are damped means (3 more ratings of 0), vectors start near 0 and pay `l2` for their length, so that an item or a
 user with no rating stays at its prior. Ties: by item index, which is random (evaluate.score_ranker).
 """
 import dataclasses
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from alro import Batch, clean_text, encode, rank_of, target_logits
+from alro import AlroError, Batch, next_item_logits, backbone, clean_text, encode, rank_of
 from cli import check_least, from_dict, option, parse, require, run
 from data import DataConfig, Encoder, Ratings, Splits, informative, list_prompt, load, random_slots, split
 from evaluate import (chance_method, load_run, model_ranker, ndcg, read_config, reference_rankers, score_method,
@@ -34,8 +34,8 @@ from train import TrainConfig
 @dataclasses.dataclass(frozen=True)
 class BaselineConfig:
     out: str | None = option(None, "write eval-SPLIT.json and eval-SPLIT.lists.jsonl into this folder")
-    split: str = option("test", "lists to score: valid or test; the grid is always chosen on validation lists")
-    orders: int = option(3, "random displayed orders of each list (no rival here depends on them)")
+    split: str = option("test", "lists to score: test, or valid (flattering: the grid is chosen there)")
+    orders: int = option(3, "random displayed orders of each list")
     limit: int = option(0, "score at most this many lists; 0 = all")
     seed: int = option(0, "of weights, batches and dropout; never of the data")
     embedding: bool = option(True, "fit the rivals without a language model, too")
@@ -90,7 +90,7 @@ class MF(nn.Module):
 
 
 class LightGCN(nn.Module):
-    """LightGCN (He et al. 2020): vectors averaged over walks of 0..layers steps in the user-item graph, no weights.
+    """LightGCN (He et al. 2020): vectors summed over walks of 0..layers steps in the user-item graph, no weights.
 
     OURS: an edge weighs what the rating has above mu + b_u + b_i, so that dislike pushes away; and a rating is learned
     from a graph without it, a tenth of the edges at a time, or its own edge would give it away.
@@ -226,7 +226,7 @@ def embedding_rankers(ratings: Ratings, splits: Splits, on: str, seed: int = 0) 
 def bootstrapped(ranker, rounds: int):
     """Rank `rounds` independently drawn displayed orders of each list and sort by mean rank: `rounds` calls.
 
-    The draws depend on the displayed order given, so two displayed orders of one list share none.
+    The draws depend on the displayed order given: two displayed orders of one list are ranked by independent draws.
     """
     def rank(lists, slots):
         total = torch.zeros(len(lists), len(slots[0]))
@@ -241,26 +241,29 @@ def point_wise(model, encoder: Encoder, levels: np.ndarray, batch_size: int = 64
     """Each candidate as one more line of the history; score = expected rating: m calls, blind to the displayed order.
 
     What the history loss trains (alro.history_loss). levels (L,): the scale's ratings, which must differ in their last
-    token only; L is 5 in MovieLens-100K.
+    token only; L is 5 in MovieLens-100K. Raises: AlroError where they do not, as half stars ("4", "4.5").
     """
+    rated = encode(encoder.tokenizer, [f"Heat (1995): {level:g}" for level in levels]).input_ids
+    require(len({tuple(row[:-1]) for row in rated}) == 1, "point-wise ranking needs ratings that differ in one token")
+    tokens, device = torch.tensor([row[-1] for row in rated]), next(model.parameters()).device  # (L,)
+
     def score(lists):
         texts = []
         for one in lists:
             head = list_prompt(encoder, one, one.shown).split("\n")[:len(one.history) + 1]
-            texts += ["\n".join([*head, f"{clean_text(encoder.titles[item])}:"]) for item in one.items]
-        rows = [encode(encoder.tokenizer, [f"{text} {level:g}" for level in levels]).input_ids for text in texts]
-        require(all(len({tuple(row[:-1]) for row in several}) == 1 for several in rows),
-                "point-wise ranking needs a tokenizer in which ratings differ in their last token only")
-        tokens = torch.tensor([row[-1] for row in rows[0]])  # (L,)
-        expected = []
+            texts += ["\n".join([*head, f"{clean_text(encoder.titles[item])}: {levels[0]:g}"]) for item in one.items]
+        rows, expected = encode(encoder.tokenizer, texts).input_ids, []
         for some in torch.arange(len(rows)).split(batch_size):
-            prompts = [torch.tensor(rows[i][0][:-1]) for i in some]
+            prompts = [torch.tensor(rows[i][:-1]) for i in some]  # without the rating
             last = torch.tensor([[len(prompt) - 1] for prompt in prompts])  # (B, 1)
             ids = torch.nn.utils.rnn.pad_sequence(prompts, True)  # (B, T)
-            batch = Batch(ids, last, *[last] * 5).to(next(model.parameters()).device)  # the other fields play no part
-            with torch.no_grad(), autocast(ids.device):
-                logits = target_logits(model, batch)[:, 0].cpu()  # (B, V)
-            expected.append(logits[:, tokens].softmax(-1).double() @ torch.tensor(levels))  # (B,)
+            slots = torch.arange(len(levels)).expand(len(some), -1)  # (B, L) ratings in the place of candidates
+            batch = Batch(ids, last, last, tokens, slots, slots, slots).to(device)
+            with torch.no_grad(), autocast(device):
+                hidden = backbone(model).base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+                hidden = hidden[torch.arange(len(some)), batch.positions[:, 0]]  # (B, d)
+                logits = next_item_logits(backbone(model), hidden, batch).cpu()  # (B, L) float32 (see there)
+            expected.append(logits.softmax(-1).double() @ torch.tensor(levels))  # (B,)
         return torch.cat(expected).view(len(lists), -1)  # (N, m)
     return lambda lists, slots: score(lists).argsort(dim=-1, descending=True, stable=True)
 
@@ -293,13 +296,17 @@ def llm_rankers(runs: list[str], ratings: Ratings, m: int) -> tuple[dict, dict[s
         encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, m, context_length(model, tokenizer))
         if not rankers:
             base = build_model(from_dict(TrainConfig, config["train"], f"{run_folder}/config.json"), ratings)[0]
-            ways = {"zero-shot": (model_ranker(base.to(device), encoder), 1)}
+            untrained = "untrained" if config["train"]["model"] == "tiny" else "zero-shot"
+            ways = {untrained: (model_ranker(base.to(device), encoder), 1)}
         list_wise = model_ranker(model, encoder)
         ways |= {run_folder: (list_wise, 1), f"{run_folder}, first step": (model_ranker(model, encoder, "first"), 1),
                  f"{run_folder}, 3 orders": (bootstrapped(list_wise, 3), 3),
-                 f"{run_folder}, 5 orders": (bootstrapped(list_wise, 5), 5),
-                 f"{run_folder}, point-wise": (point_wise(model, encoder, levels), m),
-                 f"{run_folder}, pair-wise": (pair_wise(model, encoder), m * (m - 1))}
+                 f"{run_folder}, 5 orders": (bootstrapped(list_wise, 5), 5)}
+        try:
+            ways[f"{run_folder}, point-wise"] = point_wise(model, encoder, levels), m
+        except AlroError as error:  # half stars, say
+            print(f"{run_folder}: no point-wise row: {error}")
+        ways[f"{run_folder}, pair-wise"] = pair_wise(model, encoder), m * (m - 1)
         rankers |= {name: ranker for name, (ranker, _) in ways.items()}
         calls |= {name: count for name, (_, count) in ways.items()}
     return rankers, calls

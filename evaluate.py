@@ -236,7 +236,8 @@ def comparison(methods: dict, base: str, lists: list[RankingList], ratings: Rati
 
 
 def over_seeds(methods: list[dict]) -> dict:
-    """One method out of several that differ in their seed alone: for each list the mean over seeds."""
+    """One method out of several that differ in their seed alone: for each list the mean over seeds. Intervals are then
+    over users with these seeds held fixed: read them beside the standard deviation of the seeds ("by_seed")."""
     mean = {name: np.mean([method["values"][name] for method in methods], 0) for name in methods[0]["values"]}
     return {**methods[0], "values": mean, "ms_per_list": float(np.mean([method["ms_per_list"] for method in methods])),
             "mean_rank_by_slot": np.mean([method["mean_rank_by_slot"] for method in methods], 0).tolist(),
@@ -373,7 +374,9 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         for row, one in enumerate(lists[:cfg.show]):
             found = methods[folder]
             print(in_words(one, found["predicted"][0][row].tolist(), ratings.titles, found["slots"][0][row]), "\n")
-    runs_of = {os.path.commonprefix(some).rstrip("-_/") if some[1:] else some[0]: some for some in groups.values()}
+    short = [os.path.commonprefix(some).rstrip("0123456789").rstrip("-_/") for some in groups.values()]
+    runs_of = {name if some[1:] and name and short.count(name) == 1 else ", ".join(some): some
+               for name, some in zip(short, groups.values())}
     pooled = {name: over_seeds([scored[run][run] for run in some]) if some[1:] else scored[some[0]][some[0]]
               for name, some in runs_of.items()}
     shared = {name: method for name, method in methods.items() if name not in results}  # chance, item mean, oracle

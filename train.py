@@ -347,9 +347,8 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
                 for batch in batches:
                     parts.append(losses(model, batch.to(device), cfg))
                     (parts[-1]["total"].sum() / len(ids)).backward()  # the sum over parts is the mean over lists
-                if world > 1:
-                    for weight in weights.values():
-                        add_up(weight.grad)
+                for weight in weights.values() if world > 1 else ():
+                    weight.grad = add_up(torch.zeros_like(weight) if weight.grad is None else weight.grad)
                 norm = torch.nn.utils.clip_grad_norm_(weights.values(), cfg.clip)
                 optimizer.step()
                 scheduler.step()
@@ -420,6 +419,7 @@ def report(cfg: TrainConfig, data_cfg: DataConfig, ratings: Ratings, splits, fol
 
 def ablation(data_cfg: DataConfig, cfg: TrainConfig) -> dict:
     """SFT alone, with SLL, with PSL, with both (ALRO), trained on shuffled orders and on the shown one."""
+    require("WORLD_SIZE" not in os.environ, "--ablation trains in one process: no torchrun")
     root = Path(cfg.out or f"runs/{data_cfg.dataset}-ablation")
     arms = {"SFT": (0.0, 0.0), "SFT+SLL": (cfg.alpha, 0.0), "SFT+PSL": (0.0, cfg.beta), "ALRO": (cfg.alpha, cfg.beta)}
     runs = [dataclasses.replace(cfg, alpha=alpha, beta=beta, display_order=display, seed=seed, ablation=False, seeds=1,

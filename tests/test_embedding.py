@@ -1,0 +1,36 @@
+"""The embedding-based rivals: nothing held out is seen, nothing later is read."""
+import dataclasses
+
+import numpy as np
+import torch
+
+import baselines
+import data
+
+CONFIG = data.DataConfig(list_size=5, history_size=6)
+RATINGS = data.synthetic(CONFIG, n_users=40)
+
+
+def test_what_is_scored_moves_no_rival_nor_its_setting(monkeypatch):
+    """Test ratings drawn anew: the same grid choice, the same orders."""
+    monkeypatch.setattr(baselines, "GRID", [{"dim": 4, "l2": l2} for l2 in (0.003, 0.1)])
+    splits, other = data.split(RATINGS, CONFIG), RATINGS.rating.copy()
+    held_out = np.setdiff1d(np.arange(len(other)), splits.fit["test"])
+    other[held_out] = np.random.default_rng(0).integers(1, 6, len(held_out))
+    changed = dataclasses.replace(RATINGS, rating=other)
+    a, b = (baselines.embedding_rankers(r, data.split(r, CONFIG), "test") for r in (RATINGS, changed))
+    assert a[1] == b[1] and list(a[0]) == ["popularity", "MF", "LightGCN", "SASRec"]
+    for name in a[0]:
+        assert torch.equal(a[0][name](splits.test, None), b[0][name](splits.test, None)), name
+
+
+def test_sasrec_reads_nothing_later_and_a_user_is_the_state_after_the_last_rating():
+    fit = baselines.Fit(RATINGS, data.split(RATINGS, CONFIG).fit["valid"])
+    torch.manual_seed(0)
+    model = baselines.SASRec(fit, 8, 0.01, length=7, ahead=3).eval()
+    rows = model.end[3] - torch.arange(7, 0, -1)
+    before = model.states(rows[None])[0]
+    assert torch.allclose(model.vectors()[0][3], before[-1, 1:], atol=1e-6)
+    fit.centred[rows[4:]] = 9
+    after = model.states(rows[None])[0]
+    assert torch.equal(before[:4], after[:4]) and not torch.allclose(before[4:], after[4:])
