@@ -24,9 +24,10 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def autocast(device: torch.device):
-    """bf16 on a GPU; full float32 on a CPU, where a student wants to see the same numbers twice."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+def autocast(device: torch.device, bf16: bool = False):
+    """bf16 on a GPU, or where asked for; full float32 on a CPU, where a student wants to see the same numbers twice."""
+    bf16 = bf16 or device.type == "cuda"
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
 def join() -> tuple[int, int]:

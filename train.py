@@ -62,6 +62,7 @@ class TrainConfig:
     loss_on_both: bool = option(False, "SFT and SLL on both displayed orders, not on the first alone")
     lora_rank: int = option(0, "train a LoRA adapter of this rank (needs peft); 0 = all weights")
     gradient_checkpointing: bool = option(False, "keep only each layer's input, compute the rest twice: less memory")
+    bf16: bool = option(False, "compute in bf16 on a CPU, too: faster where the processor has it (a GPU always does)")
     compile: bool = option(False, "torch.compile the decoder layers (needs a C++ compiler); lengths become few")
     log_every: int = option(20, "steps between lines of log.jsonl")
     valid_every: int = option(0, "steps between validations, each with a checkpoint; 0 = five times in a run")
@@ -144,7 +145,7 @@ class TrainingSteps(torch.utils.data.Dataset):
 
 def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
     """The objective's parts and "total", each (B,), for a batch of B or, with PSL, 2 B rows (`TrainingSteps.batch`)."""
-    with autocast(batch.input_ids.device):
+    with autocast(batch.input_ids.device, cfg.bf16):
         logits = target_logits(model, batch)  # (B or 2 B, K, V): both displayed orders in one pass
     log_probs = by_item(logits, batch)  # (B or 2 B, m, m)
     first = slice(len(log_probs) // (1 if cfg.beta == 0 else 2))
@@ -293,7 +294,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=
                          "transformers": transformers.__version__}})
     say = print if rank == 0 else (lambda *_, **__: None)
     say(" ".join(f"{name}={value}" for name, value in {**vars(data_cfg), **vars(cfg)}.items()),
-        f"{device}: {'bf16 autocast, float32 weights' if device.type == 'cuda' else 'float32, no GPU found'}; "
+        f"{device}: {'bf16 autocast' if cfg.bf16 or device.type == 'cuda' else 'float32, no GPU found'}; "
         f"{model.num_parameters():,} weights, {sum(p.numel() for p in weights.values()):,} of them trained",
         "; ".join(f"{name}: {count}" for name, count in ratings.counts.items()) or "a made-up world",
         f"{len(train_lists)} training lists with two different ratings of {len(splits.train)}; {total} steps of "
