@@ -25,8 +25,8 @@ from torch import nn
 from alro import AlroError, Batch, next_item_logits, backbone, clean_text, encode, rank_of
 from cli import check_least, from_dict, option, parse, require, run
 from data import DataConfig, Encoder, Ratings, Splits, informative, list_prompt, load, random_slots, split
-from evaluate import (chance_method, load_run, model_ranker, ndcg, read_config, reference_rankers, score_method,
-                      score_ranker, summary, text_table, write_results)
+from evaluate import (chance_method, comparison, load_run, model_ranker, named_rows, ndcg, over_seeds, read_config,
+                      reference_rankers, score_method, score_ranker, summary, text_table, write_results)
 from model import autocast, build_model, context_length, pick_device
 from train import TrainConfig
 
@@ -38,6 +38,7 @@ class BaselineConfig:
     orders: int = option(3, "random displayed orders of each list")
     limit: int = option(0, "score at most this many lists; 0 = all")
     seed: int = option(0, "of weights, batches and dropout; never of the data")
+    pool: bool = option(False, "runs that differ in their seed alone become one row, the mean over seeds")
     embedding: bool = option(True, "fit the rivals without a language model, too")
 
     def __post_init__(self):
@@ -286,60 +287,71 @@ def pair_wise(model, encoder: Encoder, batch_size: int = 256):
     return rank
 
 
-def llm_rankers(runs: list[str], ratings: Ratings, m: int) -> tuple[dict, dict[str, int]]:
-    """Ways to rank with the models of finished runs; (name -> ranker, name -> prompts read per list)."""
-    rankers, calls = {}, {}
-    levels, device = np.unique(ratings.rating), pick_device()
-    for run_folder in runs:
-        config = read_config(run_folder)
-        model, tokenizer = load_run(run_folder)
+def llm_rankers(runs: list[str], ratings: Ratings, m: int) -> dict[str, tuple[dict, int]]:
+    """Ways to rank with the models of finished runs: {way: ({run: ranker}, prompts read per list)}."""
+    levels = np.unique(ratings.rating)
+    calls = {"": 1, ", first step": 1, ", 3 orders": 3, ", 5 orders": 5, ", point-wise": m, ", pair-wise": m * (m - 1)}
+    ways = {way: ({}, count) for way, count in calls.items()}
+    for folder in runs:
+        model, tokenizer = load_run(folder)
         encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, m, context_length(model, tokenizer))
-        if not rankers:
-            base = build_model(from_dict(TrainConfig, config["train"], f"{run_folder}/config.json"), ratings)[0]
-            untrained = "untrained" if config["train"]["model"] == "tiny" else "zero-shot"
-            ways = {untrained: (model_ranker(base.to(device), encoder), 1)}
         list_wise = model_ranker(model, encoder)
-        ways |= {run_folder: (list_wise, 1), f"{run_folder}, first step": (model_ranker(model, encoder, "first"), 1),
-                 f"{run_folder}, 3 orders": (bootstrapped(list_wise, 3), 3),
-                 f"{run_folder}, 5 orders": (bootstrapped(list_wise, 5), 5)}
+        found = {"": list_wise, ", first step": model_ranker(model, encoder, "first"),
+                 ", 3 orders": bootstrapped(list_wise, 3), ", 5 orders": bootstrapped(list_wise, 5),
+                 ", pair-wise": pair_wise(model, encoder)}
         try:
-            ways[f"{run_folder}, point-wise"] = point_wise(model, encoder, levels), m
+            found[", point-wise"] = point_wise(model, encoder, levels)
         except AlroError as error:  # half stars, say
-            print(f"{run_folder}: no point-wise row: {error}")
-        ways[f"{run_folder}, pair-wise"] = pair_wise(model, encoder), m * (m - 1)
-        rankers |= {name: ranker for name, (ranker, _) in ways.items()}
-        calls |= {name: count for name, (_, count) in ways.items()}
-    return rankers, calls
+            print(f"{folder}: no point-wise row: {error}")
+        for way, ranker in found.items():
+            ways[way][0][folder] = ranker
+    return ways
+
+
+def untrained_ranker(folder: str, ratings: Ratings, m: int):
+    """The model that a run began with: a pretrained one then ranks zero-shot."""
+    cfg = from_dict(TrainConfig, read_config(folder)["train"], f"{folder}/config.json")
+    model, tokenizer = build_model(cfg, ratings)
+    encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, m, context_length(model, tokenizer))
+    return model_ranker(model.to(pick_device()), encoder)
 
 
 # ---- python baselines.py --------------------------------------------------------------------------------------------
 
 def main(arguments: list[str] | None = None) -> dict:
     data_cfg, cfg, runs = parse(arguments, DataConfig, BaselineConfig, positional="runs")
+    configs = {folder: read_config(folder) for folder in runs}
     if runs:
         require(data_cfg == DataConfig(), "with runs, their own data are used: give no data flags")
-        configs = {run_folder: read_config(run_folder)["data"] for run_folder in runs}
-        for run_folder, config in configs.items():
-            require(config == configs[runs[0]], f"{run_folder} was trained on other data than {runs[0]}")
-        data_cfg = from_dict(DataConfig, configs[runs[0]], f"{runs[0]}/config.json")
+        for folder, config in configs.items():
+            require(config["data"] == configs[runs[0]]["data"], f"{folder} was trained on other data than {runs[0]}")
+        data_cfg = from_dict(DataConfig, configs[runs[0]]["data"], f"{runs[0]}/config.json")
     ratings = load(data_cfg)
     splits = split(ratings, data_cfg)
-    every = informative(getattr(splits, cfg.split), cfg.split)
+    every, fit, m = informative(getattr(splits, cfg.split), cfg.split), splits.fit[cfg.split], data_cfg.list_size
     lists = every[:cfg.limit or None]
-    rankers, calls = llm_rankers(runs, ratings, data_cfg.list_size)
-    chosen = {}
+    methods, calls, chosen = {"chance": chance_method(lists)}, {}, {}
+    if runs:
+        methods["untrained"] = score_method(untrained_ranker(runs[0], ratings, m), lists, cfg.orders)
+        calls["untrained"] = 1
+        ways = llm_rankers(runs, ratings, m)
+        for row, some in named_rows(configs, cfg.pool).items():
+            for way, (rankers, count) in ways.items():
+                if found := [score_method(rankers[one], lists, cfg.orders) for one in some if one in rankers]:
+                    methods[row + way], calls[row + way] = over_seeds(found), count
+    rankers = reference_rankers(ratings, fit)
     if cfg.embedding:
         embedding, chosen = embedding_rankers(ratings, splits, cfg.split, cfg.seed)
-        rankers |= embedding
-    rankers |= reference_rankers(ratings, splits.fit[cfg.split])
-    methods = {"chance": chance_method(lists)}
+        rankers = embedding | rankers
     methods |= {name: score_method(ranker, lists, cfg.orders) for name, ranker in rankers.items()}
-    result = summary(methods, lists, calls, dataset=data_cfg.dataset, split=cfg.split, model=", ".join(runs) or "none",
-                     seed=cfg.seed, decode="greedy", lists=len(getattr(splits, cfg.split)), orders=cfg.orders,
+    models = ", ".join({config["train"]["model"]: 0 for config in configs.values()}) or "no language model"
+    result = summary(methods, lists, calls, dataset=data_cfg.dataset, split=cfg.split, seed=cfg.seed, model=models,
+                     decode="greedy", lists=len(getattr(splits, cfg.split)), orders=cfg.orders,
                      informative_lists=len(every), chosen=chosen)
     print(f"lists {result['data_sha256']}\n{text_table(result)}")
     for name, setting in chosen.items():
         print(f"{name}: {setting}")
+    result |= comparison(methods, [*calls, "item mean"][1 if runs else 0], lists, ratings, fit)
     if cfg.out:
         Path(cfg.out).mkdir(parents=True, exist_ok=True)
         write_results(Path(cfg.out), result, methods, lists)

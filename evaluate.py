@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import json
 import os
-import platform
 import time
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from cli import check_least, explained, from_dict, option, parse, read_json, req
 from data import (DataConfig, Encoder, RankingList, Ratings, informative, list_prompt, load, random_slots, sha256,
                   split)
 from figures import curves, draw
-from model import autocast, context_length, load_model, load_tokenizer, pick_device
+from model import autocast, context_length, hardware, load_model, load_tokenizer, pick_device
 
 CUTOFFS = (1, 3, 5, 10)
 
@@ -151,12 +150,6 @@ def chance_method(lists: list[RankingList]) -> dict:
 
 # ---- Tables and files -----------------------------------------------------------------------------------------------
 
-def hardware() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
 def summary(methods: dict, ranked: list[RankingList], calls: dict[str, int], **about) -> dict:
     """What eval-SPLIT.json holds: per method and metric the mean and its 95 % interval over users."""
     def figures(name, method):
@@ -241,7 +234,8 @@ def over_seeds(methods: list[dict]) -> dict:
     mean = {name: np.mean([method["values"][name] for method in methods], 0) for name in methods[0]["values"]}
     return {**methods[0], "values": mean, "ms_per_list": float(np.mean([method["ms_per_list"] for method in methods])),
             "mean_rank_by_slot": np.mean([method["mean_rank_by_slot"] for method in methods], 0).tolist(),
-            "by_seed": {name: [float(method["values"][name].mean()) for method in methods] for name in mean}}
+            **({"by_seed": {name: [float(method["values"][name].mean()) for method in methods] for name in mean}}
+               if methods[1:] else {})}
 
 
 def write_results(folder: Path, result: dict, methods: dict, lists: list[RankingList]) -> None:
@@ -300,6 +294,17 @@ def read_config(folder: str) -> dict:
     return config
 
 
+def named_rows(configs: dict[str, dict], pool: bool) -> dict[str, list[str]]:
+    """{row of a table: its runs}, from {run's folder: its configuration}: with pool, one row for runs that differ in
+    their seed alone. The folder in which all the runs lie is left out of the names."""
+    groups, above = {}, os.path.commonpath(map(os.path.abspath, configs)) if len(configs) > 1 else ""
+    for folder, config in configs.items():
+        key = json.dumps([config["data"], {**config["train"], "seed": 0, "out": ""}] if pool else folder)
+        groups.setdefault(key, []).append(folder)
+    return {(os.path.relpath(some[0], above) if above else some[0]) + f" +{len(some) - 1} seeds" * (len(some) > 1): some
+            for some in groups.values()}
+
+
 def load_run(folder: str):
     """(model, tokenizer) of a run."""
     require(Path(folder, "model").is_dir(), f"{folder} has no model/ yet: python train.py --resume {folder}")
@@ -352,7 +357,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         prepared[folder] = config, ratings, splits, len(lists), lists[:cfg.limit or None]
     hashes = {folder: sha256(lists) for folder, (*_, lists) in prepared.items()}
     require(len(set(hashes.values())) == 1, f"the runs' {cfg.split} lists differ, so they cannot be compared: {hashes}")
-    results, scored, groups = {}, {}, {}
+    results, scored = {}, {}
     for folder, (config, ratings, splits, informative_lists, lists) in prepared.items():
         model, tokenizer = load_run(folder)
         encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, len(lists[0].items),
@@ -367,18 +372,13 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
                                   seed=config["train"]["seed"])
         write_results(Path(folder), results[folder], methods, lists)
         scored[folder] = methods
-        key = json.dumps([config["data"], {**config["train"], "seed": 0, "out": ""}] if cfg.pool else folder)
-        groups.setdefault(key, []).append(folder)
         if encoder.shortened:
             print(f"{len(encoder.shortened)} lists lost their oldest history: the prompt did not fit the context")
         for row, one in enumerate(lists[:cfg.show]):
             found = methods[folder]
             print(in_words(one, found["predicted"][0][row].tolist(), ratings.titles, found["slots"][0][row]), "\n")
-    short = [os.path.commonprefix(some).rstrip("0123456789").rstrip("-_/") for some in groups.values()]
-    runs_of = {name if some[1:] and name and short.count(name) == 1 else ", ".join(some): some
-               for name, some in zip(short, groups.values())}
-    pooled = {name: over_seeds([scored[run][run] for run in some]) if some[1:] else scored[some[0]][some[0]]
-              for name, some in runs_of.items()}
+    runs_of = named_rows({folder: config for folder, (config, *_) in prepared.items()}, cfg.pool)
+    pooled = {name: over_seeds([scored[run][run] for run in some]) for name, some in runs_of.items()}
     shared = {name: method for name, method in methods.items() if name not in results}  # chance, item mean, oracle
     every = {"chance": shared.pop("chance"), **pooled, **shared}
     table = summary(every, lists, dict.fromkeys(runs_of, 1), **about,

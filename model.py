@@ -6,6 +6,7 @@
 import contextlib
 import itertools
 import os
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,12 @@ from cli import explained, optional, require
 
 def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def hardware() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def autocast(device: torch.device, bf16: bool = False):

@@ -31,9 +31,9 @@ from alro import (AlroError, Batch, alro_loss, blind_probs, by_item, encode, gol
                   soft_lambda_loss, target_logits)
 from cli import check_least, explained, from_dict, hold, option, parse, require, run, write_json
 from data import DataConfig, Encoder, RankingList, Ratings, generator, informative, load, random_slots, sha256, split
-from evaluate import (chance_method, hardware, in_words, load_run, model_ranker, ndcg, read_config, reference_rankers,
+from evaluate import (chance_method, in_words, load_run, model_ranker, ndcg, read_config, reference_rankers,
                       score_method, summary, text_table, write_results)
-from model import add_up, autocast, build_model, context_length, join, pick_device, processes
+from model import add_up, autocast, build_model, context_length, hardware, join, pick_device, processes
 
 
 @dataclasses.dataclass(frozen=True)

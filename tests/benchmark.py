@@ -27,8 +27,8 @@ from alro import backbone, gold_rank, permutation_loss, rank_candidates, soft_la
 from baselines import bootstrapped, pair_wise, point_wise  # noqa: E402
 from cli import option, parse, require, run, write_json  # noqa: E402
 from data import DataConfig, Encoder, RankingList, generator, informative, load, random_slots, split  # noqa: E402
-from evaluate import hardware, model_ranker  # noqa: E402
-from model import autocast, build_model, context_length, pick_device, tiny_model  # noqa: E402
+from evaluate import model_ranker  # noqa: E402
+from model import autocast, build_model, context_length, hardware, pick_device, tiny_model  # noqa: E402
 from train import PRESETS, TrainConfig, TrainingSteps, losses, trainable  # noqa: E402
 
 DEVICE = pick_device()

@@ -70,7 +70,7 @@ def test_point_wise_sorts_by_the_expected_rating_of_one_more_history_line(model_
 
 
 def test_pair_wise_counts_wins_over_both_orders_of_every_pair(model_and_encoder, monkeypatch):
-    """A stub that prefers the higher rating but, one time in two, the first shown: m (m - 1) calls, each pair twice."""
+    """A stub that knows a score: m (m - 1) calls, each pair in both orders."""
     model, encoder = model_and_encoder
     score = np.random.default_rng(0).permutation(len(RATINGS.items))  # no ties
     asked = []
@@ -96,7 +96,7 @@ def test_command_line_ranks_with_a_run_and_writes_its_table(tmp_path, monkeypatc
     result = baselines.main([run, "--limit", "6", "--orders", "2", "--embedding", "False",
                              "--out", str(tmp_path / "out")])
     rows = result["methods"]
-    assert list(rows) == ["chance", "zero-shot", run, *(f"{run}, {way}" for way in (
+    assert list(rows) == ["chance", "untrained", run, *(f"{run}, {way}" for way in (
         "first step", "3 orders", "5 orders", "point-wise", "pair-wise")), "item mean", "oracle"]
     assert [rows[name]["llm_calls_per_list"] for name in rows] == [0, 1, 1, 1, 3, 5, 6, 30, 0, 0]
     assert rows[f"{run}, point-wise"]["kendall_tau"]["mean"] == rows[f"{run}, pair-wise"]["kendall_tau"]["mean"] == 1
