@@ -297,7 +297,7 @@ def read_config(folder: str) -> dict:
         for name, kind in types.items():
             require(isinstance(config.get(part), dict) and isinstance(config[part].get(name), kind),
                     f"{folder}/config.json: {part} must be an object with {name}, a {kind.__name__}")
-    require(config["prompt"].keys() == {"noun", "scale"}, f"{folder}/config.json: prompt: unknown: {[*config['prompt']]}")
+    require(config["prompt"].keys() == {"noun", "scale"}, f"{folder}/config.json: prompt has {[*config['prompt']]}")
     require((noun := config["prompt"]["noun"]) == clean_text(noun) != "", f"{folder}/config.json: noun is not one line")
     return config
 
