@@ -139,11 +139,12 @@ def run(main) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the loader's fork
     try:
         main()
+    except (RuntimeError, ConnectionResetError, ConnectionRefusedError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise  # a bug
+        # torch notices a killed worker itself, or finds one end of a connection only, whichever comes first.
+        raise SystemExit("error: the process that tokenises was killed; memory may have run out") from None
     except (AlroError, OSError) as error:  # from the loader's worker it comes wrapped in a traceback: the last line
         raise SystemExit(f"error: {str(error).strip().splitlines()[-1].removeprefix('alro.AlroError: ')}") from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise SystemExit("error: the process that tokenises was killed; memory may have run out") from None
     except KeyboardInterrupt:
         raise SystemExit("interrupted") from None

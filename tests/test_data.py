@@ -262,6 +262,9 @@ def test_max_users(tmp_path):
     assert rows_of(four) < rows_of(seven) < rows_of(all_of_them)
     assert {row[:2] for row in rows_of(four)} == {line[:2] for line in lines if line[0] in four.users}
     assert four.users == ["1", "3", "5", "9"]  # by a hash of the id that never changes, not the first
+    for ratings in four, all_of_them:
+        assert ratings.counts["ratings read"] == len(lines)
+        assert ratings.counts["dropped by --max_users"] == len(lines) - len(ratings.rating)
 
 
 # --------------------------------------------------------------------------------------------------------------- lists
