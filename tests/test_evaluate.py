@@ -152,7 +152,7 @@ def test_runs_on_different_lists_are_not_compared(runs):
 @pytest.mark.parametrize("name", ["chance", "item mean", "oracle", "oracle-0"])
 def test_a_run_named_like_a_row_of_the_table_is_refused(runs, tmp_path, monkeypatch, name):
     """It would be that row, or that row it; a pooled row is named by what its runs' names begin with."""
-    shutil.copytree(runs / "one", tmp_path / name)
+    shutil.copytree(runs / "one", tmp_path / name, ignore=shutil.ignore_patterns("eval-*"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(alro.AlroError, match=f"write ./{name}"):
         evaluate.main([name, "--limit", "2", "--orders", "1"])
