@@ -272,7 +272,7 @@ def test_max_users(tmp_path):
 @pytest.mark.parametrize("m, history_size, stride", [(2, 20, 1), (5, 3, 4), (6, 8, 5), (13, 0, 2)])
 def test_split_against_the_design(tmp_path, m, history_size, stride):
     """DESIGN.md, "Splits", word by word: ends of windows, history, rows a rival may be fitted on; and `shown`."""
-    cfg = DataConfig("csv", str(write(tmp_path, "csv", many())), False, m, history_size, stride)
+    cfg = DataConfig("csv", str(write(tmp_path, "csv", many())), False, m, history_size, stride=stride)
     ratings = data.load(cfg)
     splits = data.split(ratings, cfg)
     expected, taken = {"train": [], "valid": [], "test": []}, {"train": set(), "valid": set(), "test": set()}
