@@ -118,8 +118,11 @@ def write_json(path: Path, content) -> None:
     """The whole file or nothing: written beside it, then moved into place."""
     partial = path.with_name(path.name + ".partial")
     with explained(f"{path}: cannot be written"):
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        try:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            os.replace(partial, path)
+        finally:  # where path is a folder, or the disk is full
+            partial.unlink(missing_ok=True)
 
 
 def optional(package: str, why: str):
@@ -136,6 +139,11 @@ def run(main) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the loader's fork
     try:
         main()
+    except (RuntimeError, ConnectionResetError, ConnectionRefusedError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise  # a bug
+        # torch notices a killed worker itself, or finds one end of a connection only, whichever comes first.
+        raise SystemExit("error: the process that tokenises was killed; memory may have run out") from None
     except (AlroError, OSError) as error:  # from the loader's worker it comes wrapped in a traceback: the last line
         raise SystemExit(f"error: {str(error).strip().splitlines()[-1].removeprefix('alro.AlroError: ')}") from None
     except KeyboardInterrupt:

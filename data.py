@@ -26,7 +26,7 @@ import torch
 from alro import (IDENTIFIERS, AlroError, Batch, build_prompt, clean_text, encode, gold_order, identifier_tokens,
                   rating_tokens)
 from cli import check_least, explained, option, parse, require, run
-from model import load_tokenizer
+from model import load_tokenizer, special_tokens
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
 MIN_HISTORY, MAX_RATING = 5, 10  # a list needs so much history; gains are 2^rating - 1: beyond 10 one item would be all
@@ -144,7 +144,7 @@ LAYOUTS = {  # dataset -> (ratings, titles, what the prompt calls an item)
 def read_table(folder: Path, table: Table):
     """Yield ("file:line", fields in the order of table.columns) for each line that is not blank; no year is "".
 
-    Raises AlroError with file and line for a wrong number of fields, bytes that are no text, or a broken quote.
+    White space around a field is no part of it. AlroError names file and line of what is no text, or no such table.
     """
     found = sorted(folder.glob(table.file))
     require(len(found) == 1 and found[0].is_file(), f"{folder}: expected one file {table.file}, found {len(found)}")
@@ -163,9 +163,8 @@ def read_table(folder: Path, table: Table):
                     width = len(row)
                     columns = [next((i for i, name in enumerate(row) if re.fullmatch(pattern, name.strip())), None)
                                for pattern in table.columns]
-                    for pattern, column in zip(table.columns, columns):
-                        require(column is not None or "year" in pattern,
-                                f"{place}: the header has no column {pattern!r}: {row}")
+                    for name, at in zip(table.columns, columns):
+                        require(at is not None or "year" in name, f"{place}: the header has no column {name!r}: {row}")
                     continue
                 require(len(row) == width,
                         f"{place}: expected {width} fields separated by {table.separator!r}, found {len(row)}")
@@ -185,13 +184,13 @@ def number(text: str, what: str, place: str) -> float:
 
 def read_ratings(folder: Path, layout: tuple[Table, Table, str], cfg: DataConfig) -> Ratings:
     """Read a dataset's two files. Memory grows with the ratings that are kept, not with the file."""
-    rating_file, title_file, noun = layout
-    chosen = None
+    (rating_file, title_file, noun), chosen = layout, None
     if cfg.max_users:  # a first pass over the file, which keeps nothing but user ids
         ids = {user for _, (user, *_) in read_table(folder, rating_file)}
         chosen = set(sorted(ids, key=lambda i: hashlib.blake2b(i.encode()).digest())[:cfg.max_users])
-    users, items, columns = {}, {}, [array.array(code) for code in "qqdd"]
+    users, items, columns, n_read = {}, {}, [array.array(code) for code in "qqdd"], 0
     for place, (user, item, rating, timestamp) in read_table(folder, rating_file):
+        n_read += 1
         require(user != "" and item != "", f"{place}: user and item must not be empty")
         value, seconds = number(rating, "rating", place), number(timestamp, "timestamp", place)
         require(0 <= value <= MAX_RATING, f"{place}: rating {rating} is outside 0..{MAX_RATING}: bring it into range")
@@ -208,7 +207,8 @@ def read_ratings(folder: Path, layout: tuple[Table, Table, str], cfg: DataConfig
             text += f" ({year[0]})" if text and any(year) else ""
             require(titles.setdefault(item, text) == text, f"{place}: item {item!r} stood before with another title")
     empty = {item: clean_text(f"item {item}") for item in items if not titles.get(item)}
-    counts = {"ratings read": len(columns[0]), "titles cleaned": cleaned, "titles missing or empty": len(empty)}
+    counts = {"ratings read": n_read, "dropped by --max_users": n_read - len(columns[0]),
+              "titles cleaned": cleaned, "titles missing or empty": len(empty)}
     return canonical(columns, [*users], [*items], titles | empty, cfg.noun or noun, counts, cfg.k_core)
 
 
@@ -235,10 +235,9 @@ def canonical(columns, users: list, items: list, titles: dict, noun: str, counts
     counts |= {"duplicates dropped": len(order) - len(unique), "dropped by --k_core": len(unique) - len(keep)}
     users, user = renumber(users, user[keep])
     items, item = renumber(items, item[keep])
-    rating, timestamp = rating[keep], timestamp[keep]
-    rows = np.lexsort((item, timestamp, user))
-    return Ratings(user[rows], item[rows], rating[rows], timestamp[rows], users, items, [titles[i] for i in items],
-                   noun, counts)
+    rows = np.lexsort((item, timestamp[keep], user))
+    return Ratings(user[rows], item[rows], rating[keep][rows], timestamp[keep][rows], users, items,
+                   [titles[i] for i in items], noun, counts)
 
 
 def download(name: str, folder: Path) -> None:
@@ -377,13 +376,14 @@ class Encoder:
             offsets = found.get("offset_mapping", [None] * len(lists))
             return [(*row, len(one.history) - dropped) for *row, one in zip(prompts, found.input_ids, offsets, lists)]
 
-        found = rows(lists, slots, 0)
+        found, (own, special) = rows(lists, slots, 0), special_tokens(self.tokenizer)
         for row, (one, order) in enumerate(zip(lists, slots)):
             while len(found[row][1]) + self.list_size > self.max_length:
                 require(found[row][3] > 0,
                         f"list {one.list_id!r}: {len(found[row][1])} tokens without history: too long")
                 self.shortened.add(one.list_id)
                 found[row], = rows([one], [order], len(one.history) - found[row][3] + 1)
+            require(special.isdisjoint(found[row][1][own:]), f"list {one.list_id!r}: a title holds a special token")
         return found
 
     def batch(self, lists: list[RankingList], slots: list[list[int]], orders: torch.Tensor | None = None) -> Batch:

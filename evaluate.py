@@ -291,6 +291,8 @@ def read_config(folder: str) -> dict:
         for name, kind in types.items():
             require(isinstance(config.get(part), dict) and isinstance(config[part].get(name), kind),
                     f"{folder}/config.json: {part} must be an object with {name}, a {kind.__name__}")
+    require(config["prompt"].keys() == {"noun", "scale"}, f"{folder}/config.json: prompt has {[*config['prompt']]}")
+    require((noun := config["prompt"]["noun"]) == clean_text(noun) != "", f"{folder}/config.json: noun is not one line")
     return config
 
 
@@ -349,6 +351,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         return {}
     prepared = {}
     for folder in runs:  # all data first: lists that differ are refused before anything is computed
+        require(not folder.startswith(("chance", "item mean", "oracle")), f"{folder}, a row's name: write ./{folder}")
         config = read_config(folder)
         data_cfg = from_dict(DataConfig, config["data"], f"{folder}/config.json")
         ratings = load(data_cfg)

@@ -19,8 +19,8 @@ def curves(table: dict, groups: dict[str, list[str]]) -> dict[str, tuple]:
     for name, folders in groups.items():
         with explained(f"log.jsonl of {', '.join(folders)}: cannot be read"):
             logs = [[json.loads(line) for line in Path(run, "log.jsonl").read_text().splitlines()] for run in folders]
-        found = [[(row["step"], row["valid_ndcg"]) for row in log if "valid_ndcg" in row] for log in logs]
-        learning[name] = [at for (at, _), *_ in zip(*found)], [np.mean([y for _, y in some]) for some in zip(*found)]
+            found = [[(row["step"], row["valid_ndcg"]) for row in log if "valid_ndcg" in row] for log in logs]
+            learning[name] = [at for (at, _), *_ in zip(*found)], [np.mean([y for _, y in row]) for row in zip(*found)]
     gammas, blind = [0.3, 1, 3, 10, 30, 100, 300], blind_probs(torch.arange(m).unsqueeze(0))  # (1, m, m)
     soft = torch.cat([soft_rank(blind, gamma) for gamma in gammas]).T.tolist()  # (m, gammas)
     return {"slot_curve": ("Flat = blind to the displayed order", "displayed slot", "mean predicted rank", slots),

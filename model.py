@@ -17,7 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from alro import IDENTIFIERS, backbone, build_prompt
+from alro import IDENTIFIERS, backbone, build_prompt, encode
 from cli import explained, optional, require
 
 
@@ -95,6 +95,15 @@ def load_tokenizer(name: str):
     limit = tokenizer.model_max_length
     require(isinstance(limit, int | float), f"--model {name}: its tokenizer's model_max_length is {limit!r}, no number")
     return tokenizer
+
+
+def special_tokens(tokenizer) -> tuple[int, set[int]]:
+    """(how many tokens it puts before every text, ids of the special ones, which no text may hold beyond those).
+
+    `alro.encode` splits what looks like one of them, but a Unigram model finds it again among its own words.
+    """
+    own = len(encode(tokenizer, [""]).input_ids[0])
+    return own, {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
 
 
 def load_model(name: str, dtype: torch.dtype = torch.float32):

@@ -215,9 +215,10 @@ class Log:
             return {}
         rows = [(step, {name: value.item() for name, value in means.items()}, ids) for step, means, ids in self.pending]
         seconds = time.perf_counter() - self.start  # measured here, where the device has done all the steps
+        saved = self.path and self.path.with_name("checkpoint").joinpath("state.pt").exists()
         for step, means, ids in rows:
-            require(all(map(math.isfinite, means.values())),
-                    f"step {step}: not finite: {means}, lists {ids}; the last checkpoint is from before")
+            require(all(map(math.isfinite, means.values())), f"step {step}: not finite: {means}, lists {ids}"
+                    + "; the last checkpoint is from before" * bool(saved))
         tokens = sum(means.pop("tokens") * len(ids) for _, means, ids in rows)
         line = {"step": rows[-1][0],
                 **{name: sum(means[name] for _, means, _ in rows) / len(rows) for name in rows[0][1]},

@@ -262,6 +262,9 @@ def test_max_users(tmp_path):
     assert rows_of(four) < rows_of(seven) < rows_of(all_of_them)
     assert {row[:2] for row in rows_of(four)} == {line[:2] for line in lines if line[0] in four.users}
     assert four.users == ["1", "3", "5", "9"]  # by a hash of the id that never changes, not the first
+    for ratings in four, all_of_them:
+        assert ratings.counts["ratings read"] == len(lines)
+        assert ratings.counts["dropped by --max_users"] == len(lines) - len(ratings.rating)
 
 
 # --------------------------------------------------------------------------------------------------------------- lists
@@ -269,7 +272,7 @@ def test_max_users(tmp_path):
 @pytest.mark.parametrize("m, history_size, stride", [(2, 20, 1), (5, 3, 4), (6, 8, 5), (13, 0, 2)])
 def test_split_against_the_design(tmp_path, m, history_size, stride):
     """DESIGN.md, "Splits", word by word: ends of windows, history, rows a rival may be fitted on; and `shown`."""
-    cfg = DataConfig("csv", str(write(tmp_path, "csv", many())), False, m, history_size, stride)
+    cfg = DataConfig("csv", str(write(tmp_path, "csv", many())), False, m, history_size, stride=stride)
     ratings = data.load(cfg)
     splits = data.split(ratings, cfg)
     expected, taken = {"train": [], "valid": [], "test": []}, {"train": set(), "valid": set(), "test": set()}

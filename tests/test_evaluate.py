@@ -149,6 +149,26 @@ def test_runs_on_different_lists_are_not_compared(runs):
         evaluate.main([str(runs / "one"), str(runs / "other"), "--limit", "3"])
 
 
+@pytest.mark.parametrize("name", ["chance", "item mean", "oracle", "oracle-0"])
+def test_a_run_named_like_a_row_of_the_table_is_refused(runs, tmp_path, monkeypatch, name):
+    """It would be that row, or that row it; a pooled row is named by what its runs' names begin with."""
+    shutil.copytree(runs / "one", tmp_path / name, ignore=shutil.ignore_patterns("eval-*"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(alro.AlroError, match=f"write ./{name}"):
+        evaluate.main([name, "--limit", "2", "--orders", "1"])
+    assert not list((tmp_path / name).glob("eval-*"))
+    if name == "oracle":  # and so it can be scored
+        methods = evaluate.main(["./oracle", "--limit", "2", "--orders", "1"])["table"]["methods"]
+        assert list(methods) == ["chance", "./oracle", "item mean", "oracle"]
+
+
+def test_a_table_that_cannot_be_written_leaves_nothing_beside_it(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(alro.AlroError, match="folder: cannot be written"):
+        evaluate.write_json(tmp_path / "folder", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_the_same_run_twice_differs_by_nothing(runs, tmp_path, capsys):
     """Two folders with one model: two rows and a difference of 0; the table as JSON, the curves as text."""
     shutil.copytree(runs / "one", tmp_path / "copy")

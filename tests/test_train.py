@@ -149,14 +149,15 @@ def test_a_second_run_does_not_overwrite_the_first(tmp_path, straight):
 def test_two_runs_started_together_do_not_share_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert [str(train.claim(None, "world")) for _ in range(2)] == ["runs/world-1", "runs/world-2"]
-    assert str(train.claim("mine", "world")) == "mine"
-    with pytest.raises(alro.AlroError, match="mine holds a run already"):
-        train.claim("mine", "world")
+    assert [str(train.claim("mine", "world")) for _ in range(2)] == ["mine"] * 2  # train() looks what is in it
+    Path("file").touch()
+    with pytest.raises(alro.AlroError, match="--out file is a file"):
+        train.claim("file", "world")
 
 
 @pytest.mark.parametrize("field, value, complaint", [
     ("learning_rate", 1, "unknown field 'learning_rate'"), ("steps", "many", "steps must be int"),
-    ("steps", True, "steps must be int"), ("lr", -1, "--lr must be positive")])
+    ("steps", True, "steps must be int"), ("lr", -1, r"config\.json: --lr must be positive")])
 def test_a_config_json_with_a_bad_field_is_refused_by_name(tmp_path, straight, field, value, complaint):
     broken = json.loads((straight / "config.json").read_text())
     broken["train"][field] = value
@@ -201,6 +202,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_parts_and_lists(
     assert "\n" not in str(error.value)
     found = weights_of(tmp_path / "run")
     assert found["step"] == 4 and all(value.isfinite().all() for value in found.values())
+    assert str(error.value).endswith("; the last checkpoint is from before")
+    poisoned.calls = 3
+    with pytest.raises(alro.AlroError, match=r"step 3: not finite: .*'\]$"):  # there is none yet, so none is promised
+        train.train(DATA, config(tmp_path / "early", log_every=5))
 
 
 # ---- Its switches ---------------------------------------------------------------------------------------------------
@@ -304,7 +309,32 @@ def test_ablation_pools_seeds_and_prints_the_arms_side_by_side(tmp_path, capsys)
              for seed, found in enumerate(alone)]
     assert row["by_seed"]["ndcg@10"] == pytest.approx(means) and row["ndcg@10"]["mean"] == pytest.approx(sum(means) / 2)
     pairs = table["differences"]
-    assert len(pairs) == 7 and all(pair.endswith(f" - {tmp_path}/x/SFT-shuffled") for pair in pairs)
+    assert len(pairs) == 9 and all(pair.endswith(f" - {tmp_path}/x/SFT-shuffled") for pair in pairs)
+
+
+def test_an_ablation_run_again_goes_on_with_its_arms(tmp_path, monkeypatch):
+    """Crashed in its third arm, then twice the same command: the table of one never disturbed, and no arm anew."""
+    cfg = dataclasses.replace(config("-", steps=2, valid_every=1, test_limit=2, test_orders=1), ablation=True)
+    monkeypatch.chdir(tmp_path)
+
+    def table(**more):
+        found = train.ablation(DATA, dataclasses.replace(cfg, **more))["methods"]
+        return {name.rpartition("/")[2]: row for name, row in found.items()}
+    whole, real, arms = table(out="whole"), train.losses, []
+
+    def crash(*arguments):
+        arms.append(arguments)
+        if len(arms) == 6:
+            raise Crash
+        return real(*arguments)
+    monkeypatch.setattr(train, "losses", crash)
+    with pytest.raises(Crash):
+        table(out="again")
+    done = Path("again/SFT-shuffled-0/checkpoint/state.pt").stat().st_mtime_ns
+    assert table(out="again") == whole
+    monkeypatch.setattr(train, "losses", None)  # all is trained: nothing is left to compute
+    assert table(out="again") == whole
+    assert Path("again/SFT-shuffled-0/checkpoint/state.pt").stat().st_mtime_ns == done
 
 
 def test_log_holds_the_references(straight):

@@ -2,7 +2,9 @@
 
 Every failure is an AlroError (or, from the command line, "error: ...") of one line, and leaves what was there whole.
 """
+import contextlib
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -14,6 +16,7 @@ import re
 import resource
 import shutil
 import signal
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -116,6 +119,7 @@ def test_a_run_in_use_is_refused_and_free_once_its_process_is_killed(world, stra
         assert ready.poll(60) and ready.recv() == "at step 4"
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
         assert "in use" in one_line(train.main, ["--resume", str(out)])
+        assert "in use" in one_line(train.train, *settings(world, out))
         assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     finally:
         process.kill()
@@ -140,7 +144,88 @@ def test_a_run_is_not_gone_on_with_on_other_data(world, straight, tmp_path):
     assert "made with other data" in one_line(train.main, ["--resume", str(tmp_path / "run")])
 
 
-# ---- 2. Full disk ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("part, name, value", [
+    ("train", "lr", 1e-3), ("train", "seed", 7), ("train", "steps", 9), ("train", "batch_size", 3),
+    ("train", "dropout", None), ("data", "stride", 3), ("data", "history_ratings", None)])
+def test_a_run_is_not_gone_on_with_under_another_configuration(straight, tmp_path, part, name, value):
+    """config.json edited, or a field deleted so that its default would hold: half a run each way is no run."""
+    shutil.copytree(straight, tmp_path / "run")
+    config = json.loads((straight / "config.json").read_text())
+    if value is None:
+        del config[part][name]
+        config["train"]["clip"] = 2.0  # the deleted field's default is the run's value: harmless, were it all
+    else:
+        config[part][name] = value
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    before = (tmp_path / "run" / "log.jsonl").read_bytes()
+    assert "other data or another configuration" in one_line(train.main, ["--resume", str(tmp_path / "run")])
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("theirs", ["model/mine.txt", "checkpoint/state.pt", "log.jsonl", "config.json", "thesis.tex"])
+def test_a_folder_with_anything_in_it_is_not_trained_in(world, straight, tmp_path, theirs):
+    """--out must be new or empty: refused by name before a byte is touched, a run's own files or somebody's."""
+    out = tmp_path / "run"
+    (out / theirs).parent.mkdir(parents=True)
+    (out / theirs).write_text("mine")
+    message = one_line(train.train, *settings(world, out))
+    assert f"{out} holds ['{theirs.split('/')[0]}']" in message and f"--resume {out}" in message
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == {theirs, "lock"}
+    assert (out / theirs).read_text() == "mine"
+
+
+def test_the_same_command_works_after_a_kill_before_config_json(world, straight, tmp_path):
+    """And --out that names a file is one line, which says so."""
+    (tmp_path / "run").mkdir()
+    for name in "lock", "config.json.partial":
+        (tmp_path / "run" / name).write_text("{")
+    train.train(*settings(world, tmp_path / "run"))
+    assert_same_end(straight, tmp_path / "run")
+    assert one_line(train.train, *settings(world, world / "items.csv")) == f"--out {world}/items.csv is a file, " \
+        "not a folder"
+
+
+def test_control_c_in_the_last_validation_saves_and_says_how_to_resume(world, straight, tmp_path, monkeypatch):
+    """Before the test lists are ranked; resumed, they are."""
+    calls, real = [], train.ndcg
+
+    def interrupt(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+    monkeypatch.setattr(train, "ndcg", interrupt)
+    with pytest.raises(SystemExit, match=f"--resume {tmp_path}/run"):
+        train.train(*settings(world, tmp_path / "run", test_limit=3))
+    assert len(calls) == 2 and not list((tmp_path / "run").glob("eval-*"))
+    assert_same_end(straight, tmp_path / "run")
+    assert "trained" in train.main(["--resume", str(tmp_path / "run")])["result"]["methods"]
+
+
+def test_a_killed_loader_is_one_line(world, tmp_path):
+    """As the system does it where memory has run out. Any other RuntimeError keeps its traceback: it is a bug."""
+    def kill(step):
+        if step == 2:
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    def run():  # in a process of its own: torch raises from a signal handler, wherever that finds Python
+        cli.run(lambda: train.train(*settings(world, tmp_path / "run", steps=200), on_step=kill))
+    process, pipe = in_child(run)
+    assert pipe.poll(60)
+    assert pipe.recv() == "SystemExit: error: the process that tokenises was killed; memory may have run out"
+    process.join()
+
+    def fail(error):
+        raise error
+    for error in (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), EOFError(),
+                  RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), ConnectionResetError(104, "reset")):
+        assert "memory may have run out" in said(fail, error)  # which of them comes is chance
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        cli.run(lambda: fail(RuntimeError("shapes differ")))
+
+
+# ---- 2. Full disk, denied rights -------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("limit, what", [(100, "log.jsonl"), (100_000, "model"), (400_000, "checkpoint"),
                                          (800_000, "checkpoint")])
@@ -199,6 +284,70 @@ def test_every_writer_explains_every_error(world, straight, tmp_path, monkeypatc
     assert before.items() <= {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}.items()
 
 
+def test_a_full_disk_after_a_kill_between_two_renames_keeps_the_only_model(straight, tmp_path, monkeypatch):
+    """model.old alone is left, and the model that should follow it cannot be written."""
+    shutil.copytree(straight / "model", tmp_path / "model.old")
+    model, tokenizer = evaluate.load_run(str(straight))
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "save_pretrained", fail)
+        assert "No space left" in one_line(train.save_model, model, tokenizer, tmp_path)
+    assert load_model(str(tmp_path / "model.old"))
+    train.save_model(model, tokenizer, tmp_path)  # with room again
+    assert [path.name for path in tmp_path.iterdir()] == ["model"] and load_model(str(tmp_path / "model"))
+
+
+def test_a_full_disk_while_the_log_is_cut_back_is_one_line(straight, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(straight, out)
+
+    def run():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        with contextlib.redirect_stdout(io.StringIO()):  # pytest's is a file, too
+            cli.run(lambda: train.main(["--resume", str(out)]))
+    process, pipe = in_child(run)
+    assert pipe.poll(60) and (message := pipe.recv()).startswith(f"SystemExit: error: {out}/log.jsonl: "), message
+    process.join()
+    assert "File too large" in message and len(message.splitlines()) == 1
+    assert (out / "log.jsonl").read_bytes() == (straight / "log.jsonl").read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become nobody")
+@pytest.mark.parametrize("closed", ["", "lock", "checkpoint", "log.jsonl", "config.json"])
+def test_denied_rights_are_one_line_that_names_the_path(world, straight, closed):
+    """A run of nobody's in which one folder is read-only or one file unreadable ("": the run's own folder), gone on
+    with from step 3 by nobody. Not in tmp_path, which nobody may not enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "run")
+        shutil.copytree(world, Path(folder, "world"))
+        cfgs = settings(Path(folder, "world"), out)
+
+        def stop(step):
+            if step == 4:
+                raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            train.train(*cfgs, on_step=stop)
+        assert state(out)["step"] == 3
+        before = (out / "checkpoint" / "state.pt").read_bytes()
+        for path in (Path(folder), *Path(folder).rglob("*")):
+            os.chown(path, 65534, 65534)
+        os.chmod(out / closed, 0o555 if (out / closed).is_dir() else 0)
+
+        def run():
+            os.setgid(65534)
+            os.setuid(65534)
+            cli.run(lambda: train.main(["--resume", str(out)]))
+        process, pipe = in_child(run)
+        assert pipe.poll(60)
+        message = pipe.recv()
+        process.join()
+        assert re.match(rf"SystemExit: error: .*{out / closed}", message) and "Permission denied" in message, message
+        assert len(message.splitlines()) == 1
+        assert (out / "checkpoint" / "state.pt").read_bytes() == before
+
+
 @pytest.mark.parametrize("out", ["/proc/no/such", "/dev/null", "/dev/full/run"])
 def test_a_folder_that_cannot_be_made_is_one_line(world, out):
     """A read-only place, a file in the folder's place, a device."""
@@ -254,6 +403,25 @@ def test_broken_weights_are_an_error_that_names_the_lists(world, straight, tmp_p
     assert not list((tmp_path / "run").glob("eval-*"))
 
 
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_validation_that_is_not_finite_names_the_step(world, tmp_path, monkeypatch, step):
+    """Logits that are NaN in validation alone: the step and the lists; the checkpoint before, if any, is whole."""
+    build, done = train.build_model, []
+
+    def poisoned(cfg, ratings):
+        model, tokenizer = build(cfg, ratings)
+
+        def poison(module, _, output):
+            if not module.training and len(done) == step - 1:
+                output.last_hidden_state.fill_(float("nan"))
+        model.base_model.register_forward_hook(poison)
+        return model, tokenizer
+    monkeypatch.setattr(train, "build_model", poisoned)
+    message = one_line(lambda: train.train(*settings(world, tmp_path / "run"), on_step=done.append))
+    assert re.match(rf"step {step}: the model's logits are not finite .*lists \['\d+/valid'", message), message
+    assert (state(tmp_path / "run")["step"] == 3) if step == 6 else not (tmp_path / "run" / "checkpoint").exists()
+
+
 @pytest.mark.parametrize("m, history_size", [(2, 0), (2, 4), (26, 0)])
 def test_smallest_and_largest_lists_train_and_rank(tmp_path, m, history_size):
     """m = 2 and m = 26, with no history at all: finite losses, permutations, and a table."""
@@ -280,6 +448,57 @@ def test_more_candidates_than_identifiers_and_bad_ratings_in_a_question(straight
     assert "list_size" in one_line(lambda: data.DataConfig(list_size=27))
     for m in (2, 26):  # no history; 26 candidates with a model trained on lists of 3
         assert sorted(line.split(". ")[1] for line in ask([], films[:m]).splitlines()[:m]) == sorted(films[:m])
+
+
+@pytest.mark.parametrize("history, candidates, expected", [
+    ([], "Film 1", "expected"), ([], {"Film 1": 3, "Film 2": 4}, "expected"), ([], [None, 3], "expected"),
+    ([], [["Film 1"], ["Film 2"]], "expected"), ({"a4": 0}, ["Film 1", "Film 2"], "expected"),
+    (["a4"], ["Film 1", "Film 2"], "expected"), ([["Film 1", "4"]], ["Film 1", "Film 2"], "expected"),
+    ([["Film 1", True]], ["Film 1", "Film 2"], "expected"), ([[3, 4]], ["Film 1", "Film 2"], "expected"),
+    ([["Film 1", 4, 4]], ["Film 1", "Film 2"], "expected"), (None, ["Film 1", "Film 2"], "expected"),
+    ([["Film 1", 10 ** 399]], ["Film 1", "Film 2"], "'Film 1' has rating"),
+    ([["\ud800", 99]], ["Film 1", "Film 2"], "has rating 99"), ([], [], "0 candidates"),
+    ([], ["a\n 1. b", "Film 2"], ["a 1. b", "Film 2"]), ([], ["\ud800 x", "Film 2"], ["x", "Film 2"]),
+    ([["\ud800\n", 3]], ["", "Film 2"], ["", "Film 2"]), ([["Film 3", 4.0]], ["Film 1"] * 2, ["Film 1"] * 2)])
+def test_odd_questions_are_one_line_or_a_ranking(straight, tmp_path, history, candidates, expected):
+    """Through a real stream, which a lone surrogate would break."""
+    (tmp_path / "q.json").write_text(json.dumps({"history": history, "candidates": candidates}))
+    if isinstance(expected, str):
+        message = said(evaluate.main, [str(straight), "--ask", str(tmp_path / "q.json")])
+        assert str(tmp_path / "q.json") in message and expected in message
+        return
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with contextlib.redirect_stdout(stream):
+        evaluate.main([str(straight), "--ask", str(tmp_path / "q.json")])
+    stream.flush()
+    lines = stream.buffer.getvalue().decode("utf-8").split("\n")
+    assert sorted(line[4:] for line in lines[:2]) == sorted(expected) and [row[:4] for row in lines[:2]] == [
+        " 1. ", " 2. "]
+
+
+@pytest.mark.parametrize("more", [{"histroy": []}, {"history": [], "noun": "film"}, {"history": [], "histroy": []}])
+def test_a_question_with_a_key_too_many_or_misspelt_is_refused(straight, tmp_path, more):
+    """A misspelt history would be a ranking without one."""
+    (tmp_path / "q.json").write_text(json.dumps({"candidates": ["Film 1", "Film 2"], **more}))
+    message = one_line(evaluate.main, [str(straight), "--ask", str(tmp_path / "q.json")])
+    assert f"{tmp_path}/q.json: expected" in message and "no more" in message
+
+
+HUGE = {int: [10 ** 18, 10 ** 30, 10 ** 400, -1], float: ["1e300", "inf", "nan", "-inf"]}
+
+
+@pytest.mark.parametrize("config", [train.TrainConfig, data.DataConfig, evaluate.EvalConfig])
+def test_huge_flags_are_refused_by_name(config):
+    """Every whole and every broken number that a configuration has: --steps 10^20, --epochs 1e300, --alpha inf, ..."""
+    real = {"dataset": "csv", "data_path": "x"} if config is data.DataConfig else {}
+    fields = [field for field in dataclasses.fields(config) if field.type in HUGE]
+    assert len(fields) >= 4
+    for field in fields:
+        for value in HUGE[field.type]:
+            message = one_line(lambda: config(**real, **{field.name: field.type(value)}))  # noqa: B023
+            assert message.startswith(f"--{field.name} must be"), message
+    for flag, value in (("--seed", 10 ** 30), ("--warmup_steps", 10 ** 400), ("--alpha", "inf")):
+        assert f"error: {flag} must be" in said(train.main, [flag, str(value)])
 
 
 # ---- 4. Bad data ----------------------------------------------------------------------------------------------------
@@ -341,25 +560,30 @@ def by_hand(folder, layout):
 @every_layout
 def test_a_thousand_damaged_files_load_to_what_they_say_or_name_file_and_line(tmp_path, layout):
     """250 damaged files of each layout. What loads holds exactly what a plain second reader finds, and every row that
-    was dropped or cleaned is counted; what does not is one line with the file and, but for an empty one, the line."""
+    was dropped or cleaned is counted; what does not is one line with the file and, but for an empty one, the line.
+    Every fifth is damaged harmlessly and must load, to what the files said before."""
     draw, outcomes = random.Random(layout), {"loaded": 0, "refused": 0}
     lines = many(users=3, items=8, most=8)
     for n in range(250):
         (tmp_path / f"{n}").mkdir()  # new files: to overwrite one waits for the disk
         folder = write(tmp_path / f"{n}", layout, lines + lines[:3], {str(i): f"Title, {i} (1995)" for i in range(8)})
         path = folder / LAYOUTS[layout][draw.choice([1, 1, 3])]
-        injured = mutate(path.read_bytes(), draw)
+        whole = by_hand(folder, layout)
+        header = LAYOUTS[layout][2] != ""
+        injured = mutate(path.read_bytes(), draw) if n % 5 else harmless(path.read_bytes(), draw, header)
         path.unlink()
         path.write_bytes(injured)
         try:
             ratings = read(folder, layout)
         except AlroError as error:
+            assert n % 5, f"a harmless file was refused: {error}"
             outcomes["refused"] += 1
             assert len(str(error).splitlines()) == 1
             assert re.search(rf"{path.name.replace('x.', '[*x].')}(:\d+: |: no ratings)", str(error)), str(error)
             continue
         outcomes["loaded"] += 1
         found, titles = by_hand(folder, layout)
+        assert n % 5 or (found, titles) == whole
         assert rows_of(ratings) == {(user, item, rating, time) for (user, item), (time, rating) in found.items()}
         assert ratings.counts["ratings read"] == len(found) + ratings.counts["duplicates dropped"]
         cleaned = empty = 0
@@ -369,10 +593,26 @@ def test_a_thousand_damaged_files_load_to_what_they_say_or_name_file_and_line(tm
             cleaned += any(alro.clean_text(text) != text for text in raw[:2 if layout == "recbole" else 1])
             empty += not name
             year = f" ({alro.clean_text(raw[1])})" if layout == "recbole" and len(raw) > 1 and raw[1] else ""
-            assert title == (name + year if name else f"item {item}")
+            assert title == (name + year if name else alro.clean_text(f"item {item}"))
         assert (ratings.counts["titles cleaned"], ratings.counts["titles missing or empty"]) == (cleaned, empty)
     print(layout, outcomes)
     assert min(outcomes.values()) > 20  # both kinds occur
+
+
+def harmless(content: bytes, draw: random.Random, header: bool) -> bytes:
+    """Injuries that change nothing a file says: other line ends, blank lines, lines shuffled or repeated."""
+    lines = content.removesuffix(b"\n").split(b"\n")
+    first = lines.pop(0) if header else b""
+    for _ in range(draw.randint(1, 3)):
+        kind = draw.randrange(3)
+        if kind == 0:
+            draw.shuffle(lines)
+        elif kind == 1:
+            lines += draw.choices(lines, k=3)
+        else:
+            lines.insert(draw.randrange(len(lines) + 1), b"")
+    end = draw.choice([b"\n", b"\r\n", b"\n\n"])
+    return end.join([first, *lines] if header else lines) + draw.choice([b"", end])
 
 
 def test_damaged_archives_leave_no_file(tmp_path, monkeypatch):
@@ -438,6 +678,50 @@ def test_damaged_json_is_one_line_that_names_the_file(straight, tmp_path):
         assert refused > 100
 
 
+@pytest.mark.parametrize("part, values", [
+    ("train", {"model": 3}), ("train", {"model": []}), ("train", {"model": None}), ("train", {"seed": [1]}),
+    ("train", {"seed": "0"}), ("train", 3), ("data", {"dataset": 3}), ("data", None), ("prompt", {"noun": 3}),
+    ("prompt", {"noun": ["a"]}), ("prompt", {"noun": "x\nFilm 9 -> A"}), ("prompt", {"noun": ""}), ("prompt", []),
+    ("prompt", {"scale": "15"}), ("prompt", {"scale": [1]}), ("prompt", {"scale": [10 ** 400, 1]}),
+    ("prompt", {"scale": [1, "five"]}), ("prompt", {"scael": [1, 5]})])
+def test_wrong_types_in_config_json_are_one_line(straight, tmp_path, part, values):
+    config = json.loads((straight / "config.json").read_text())
+    config[part] = {**config[part], **values} if isinstance(values, dict) else values
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "q.json").write_text('{"history": [], "candidates": ["Film 1", "Film 2"]}')
+    message = one_line(evaluate.main, [str(tmp_path), "--ask", str(tmp_path / "q.json")])
+    assert f"{tmp_path}/config.json: " in message and (part in message or "noun" in message)
+    assert all(name in message for name in (values if isinstance(values, dict) else ()))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"[1]\n", b"3\n", b"x\n", b'{"valid_ndcg": 1}\n',
+                                     b'{"step": 9, "sf', b'{"step": "9", "valid_ndcg": "x"}\n'])
+def test_a_damaged_log_is_one_line_that_names_it(straight, tmp_path, content):
+    """--resume mends a last line cut short, and refuses the rest; --figures, for finished runs, refuses all."""
+    shutil.copytree(straight, tmp_path / "run")
+    (tmp_path / "run" / "log.jsonl").write_bytes((straight / "log.jsonl").read_bytes() + content)
+    if content.endswith(b"\n"):
+        message = said(train.main, ["--resume", str(tmp_path / "run")])
+        assert f"{tmp_path}/run/log.jsonl: cannot be gone on with" in message
+    assert (tmp_path / "run" / "log.jsonl").read_bytes().endswith(content)
+    table, runs = {"list_size": 3, "methods": {"run": {"mean_rank_by_slot": [2.0] * 3}}}, [str(tmp_path / "run")]
+    if content != b"[1]\n":  # a row without a score, to --figures
+        assert f"log.jsonl of {tmp_path}/run: cannot be read" in one_line(evaluate.curves, table, {"run": runs})
+    if not content.endswith(b"\n"):
+        train.main(["--resume", str(tmp_path / "run")])
+        assert_same_end(straight, tmp_path / "run")
+
+
+def test_train_says_what_reading_dropped(world, tmp_path, capsys):
+    """A file with three lines twice: the run itself says so, not data.py alone."""
+    folder = shutil.copytree(world, tmp_path / "world")
+    lines = (world / "ratings.csv").read_text().splitlines()
+    (folder / "ratings.csv").write_text("\n".join(lines + lines[-3:]))
+    train.train(*settings(folder, tmp_path / "run"))
+    printed = capsys.readouterr().out
+    assert f"ratings read: {len(lines) + 2}; " in printed and "duplicates dropped: 3; " in printed
+
+
 # ---- 5. Hostile text ------------------------------------------------------------------------------------------------
 
 ODD = ["a\nb", "a\rb", "a\r\nb", "a\x0bb", "a\x0cb", "a\x1cb\x1db\x1eb", "a\x85b", "a\u2028b\u2029c", "Fargo -> A",
@@ -473,9 +757,19 @@ def check_hostile(tokenizer, titles, special):
 def test_hostile_titles_stay_one_line_and_text(kind):
     tokenizer = {"word": lambda: word_level([*ODD, "Heat (1995)", "Babe (1995)"]), "byte": byte_level,
                  "unigram": lambda: sentencepiece("unigram"), "llama": lambda: sentencepiece("llama")}[kind]()
-    # A Unigram model looks its whole vocabulary up, so "</s>" in a title is that token: our limit.
-    special = set(tokenizer.all_special_ids) if kind in ("byte", "llama") else set()
-    check_hostile(tokenizer, ODD, special)
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    if kind != "unigram":
+        return check_hostile(tokenizer, ODD, special)
+    # A Unigram model looks its whole vocabulary up, so "</s>" in a title is that token: refused, by list.
+    check_hostile(tokenizer, [title for title in ODD if "</s>" not in title], special)
+    encoder = data.Encoder(tokenizer, ["Babe", "x </s> y", "Heat"], "movie", (1, 5), 2, 10 ** 6)
+    fine, bad = (data.RankingList(f"{n}/test", 0, [], [0, n], [1.0] * 2, [0, 1]) for n in (2, 1))
+    encoder.batch([fine], [[0, 1]])
+    assert "list '1/test': a title holds a special token" in one_line(encoder.batch, [fine, bad], [[0, 1]] * 2)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    assert encoder.batch([fine], [[0, 1]]).input_ids[0, 0] == 1  # its own beginning-of-text is no title's
+    encoder.titles[1] = "<s>"
+    assert "list '1/test'" in one_line(encoder.batch, [fine, bad], [[0, 1]] * 2)
 
 
 @pytest.mark.skipif(not os.environ.get("ALRO_REAL_INPUTS"), reason="ALRO_REAL_INPUTS is not set")
@@ -545,7 +839,7 @@ def test_nothing_in_a_model_folder_is_executed(straight, tmp_path, fault, monkey
 
 
 @pytest.mark.parametrize("content", ["pickle", "object in an archive", "cut short", "not an archive", "a list",
-                                     "no optimizer", "other shapes"])
+                                     "no optimizer", "other shapes", "one number each", "worse is a word"])
 def test_a_bad_checkpoint_is_refused_and_not_executed(straight, tmp_path, content):
     out, mark = tmp_path / "run", tmp_path / "executed"
     shutil.copytree(straight, out)
@@ -557,6 +851,9 @@ def test_a_bad_checkpoint_is_refused_and_not_executed(straight, tmp_path, conten
     else:
         torch.save({"object in an archive": {**good, "step": Payload(mark)}, "a list": [1],
                     "no optimizer": {name: value for name, value in good.items() if name != "optimizer"},
+                    "one number each": {**good, "weights": {name: w[:1] if w.dim() == 1 else w  # could be broadcast
+                                                            for name, w in good["weights"].items()}},
+                    "worse is a word": {**good, "worse": "much"},
                     "other shapes": {**good, "weights": {name: w[:1, :3] if w.dim() == 2 else w
                                                          for name, w in good["weights"].items()}}}[content], file)
     assert f"{file} cannot be used" in one_line(train.main, ["--resume", str(out)])
@@ -579,6 +876,28 @@ def test_damaged_models_are_one_line(straight, tmp_path, file, values, names):
     load = load_tokenizer if file.startswith("tokenizer") else load_model
     message = one_line(load, str(folder))
     assert str(folder) in message and names in message
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(world, straight, tmp_path):
+    """Its new tokens would be read beyond the end of the embedding."""
+    shutil.copytree(straight, tmp_path / "run")
+    tokenizer = load_tokenizer(str(tmp_path / "run" / "model"))
+    known = len(tokenizer)
+    tokenizer.add_tokens(["zz", "qq"])
+    tokenizer.save_pretrained(tmp_path / "run" / "model")
+    expected = f"the tokenizer has {known + 2} tokens, the model knows {known} of them"
+    assert expected in one_line(evaluate.main, [str(tmp_path / "run"), "--limit", "2", "--orders", "1"])
+    cfg = settings(world, tmp_path / "new", model=str(tmp_path / "run" / "model"))
+    assert expected in one_line(train.train, *cfg) and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("value", ["long", [1], {}])
+def test_a_longest_length_that_is_no_number_is_refused(world, straight, tmp_path, value):
+    shutil.copytree(straight, tmp_path / "run")
+    edit(tmp_path / "run" / "model" / "tokenizer_config.json", model_max_length=value)
+    cfg = settings(world, tmp_path / "new", model=str(tmp_path / "run" / "model"))
+    for message in one_line(evaluate.load_run, str(tmp_path / "run")), one_line(train.train, *cfg):
+        assert f"{tmp_path}/run/model" in message and "model_max_length" in message
 
 
 # ---- 7. Tokenizers --------------------------------------------------------------------------------------------------
@@ -660,7 +979,8 @@ def test_a_tokenizer_that_ends_every_text_or_has_no_identifiers_is_refused():
 # ---- 8. Determinism (two seeded runs, order of lines: test_train.py, test_data.py) ----------------------------------
 
 def test_saving_and_loading_changes_nothing(world, straight, tmp_path):
-    """A trained model, its tokenizer and a checkpoint: bit for bit the same after a round trip."""
+    """A trained model and its tokenizer: bit for bit the same after a round trip. (A checkpoint: resuming equals never
+    having stopped, test_train.py.)"""
     model, tokenizer = evaluate.load_run(str(straight))
     train.save_model(model, tokenizer, tmp_path)
     again, words = load_model(str(tmp_path / "model")), load_tokenizer(str(tmp_path / "model"))
