@@ -23,9 +23,9 @@ import torch
 from torch import nn
 
 from alro import AlroError, Batch, next_item_logits, backbone, clean_text, encode, rank_of
-from cli import check_least, from_dict, option, parse, require, run
+from cli import check_least, from_dict, option, parse, read_config, require, run
 from data import DataConfig, Encoder, Ratings, Splits, informative, list_prompt, load, random_slots, split
-from evaluate import (chance_method, comparison, load_run, model_ranker, named_rows, ndcg, over_seeds, read_config,
+from evaluate import (chance_method, comparison, load_run, model_ranker, named_rows, ndcg, over_seeds,
                       reference_rankers, score_method, score_ranker, summary, text_table, write_results)
 from model import autocast, build_model, context_length, pick_device
 from train import TrainConfig

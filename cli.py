@@ -19,7 +19,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
-from alro import AlroError
+from alro import AlroError, clean_text
 
 
 def require(good: bool, message: str) -> None:
@@ -112,6 +112,19 @@ def read_json(path: Path) -> dict:
         content = json.loads(text)
     require(isinstance(content, dict), f"{path}: expected a JSON object")
     return content
+
+
+def read_config(folder: str) -> dict:
+    """The config.json of a run, with what every reader of it needs."""
+    config = read_json(Path(folder, "config.json"))
+    for part, types in {"data": {"dataset": str}, "train": {"model": str, "seed": int},
+                        "prompt": {"noun": str, "scale": list}}.items():
+        for name, kind in types.items():
+            require(isinstance(config.get(part), dict) and isinstance(config[part].get(name), kind),
+                    f"{folder}/config.json: {part} must be an object with {name}, a {kind.__name__}")
+    require(config["prompt"].keys() == {"noun", "scale"}, f"{folder}/config.json: prompt has {[*config['prompt']]}")
+    require((noun := config["prompt"]["noun"]) == clean_text(noun) != "", f"{folder}/config.json: noun is not one line")
+    return config
 
 
 def write_json(path: Path, content) -> None:

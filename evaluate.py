@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from alro import IDENTIFIERS, AlroError, clean_text, rank_candidates, rank_of
-from cli import check_least, explained, from_dict, option, parse, read_json, require, run, write_json
+from cli import check_least, explained, from_dict, option, parse, read_config, read_json, require, run, write_json
 from data import (DataConfig, Encoder, RankingList, Ratings, informative, list_prompt, load, random_slots, sha256,
                   split)
 from figures import curves, draw
@@ -221,10 +221,11 @@ def comparison(methods: dict, base: str, lists: list[RankingList], ratings: Rati
     for pair, by_metric in found["differences"].items():
         print(f"{pair}: " + "; ".join(f"{metric} {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
                                       for metric, (mean, low, high) in by_metric.items()))
-    print("\nNDCG@10 by group of lists\n" + f"{'':28}" + "".join(
+    width = max(map(len, methods)) + 2
+    print("\nNDCG@10 by group of lists\n" + " " * width + "".join(
         f"{group + ' (' + str(row['lists']) + ')':>24}" for group, row in found["groups"].items()))
     for name in methods:
-        print(f"{name:<28}" + "".join(f"{row[name]:>24.3f}" for row in found["groups"].values()))
+        print(f"{name:<{width}}" + "".join(f"{row[name]:>24.3f}" for row in found["groups"].values()))
     return found
 
 
@@ -284,18 +285,6 @@ class EvalConfig:
         check_least(self, orders=1, limit=0, batch_size=1, show=0)
 
 
-def read_config(folder: str) -> dict:
-    config = read_json(Path(folder, "config.json"))
-    for part, types in {"data": {"dataset": str}, "train": {"model": str, "seed": int},
-                        "prompt": {"noun": str, "scale": list}}.items():
-        for name, kind in types.items():
-            require(isinstance(config.get(part), dict) and isinstance(config[part].get(name), kind),
-                    f"{folder}/config.json: {part} must be an object with {name}, a {kind.__name__}")
-    require(config["prompt"].keys() == {"noun", "scale"}, f"{folder}/config.json: prompt has {[*config['prompt']]}")
-    require((noun := config["prompt"]["noun"]) == clean_text(noun) != "", f"{folder}/config.json: noun is not one line")
-    return config
-
-
 def named_rows(configs: dict[str, dict], pool: bool) -> dict[str, list[str]]:
     """{row of a table: its runs}, from {run's folder: its configuration}: with pool, one row for runs that differ in
     their seed alone. The folder in which all the runs lie is left out of the names."""
@@ -303,8 +292,11 @@ def named_rows(configs: dict[str, dict], pool: bool) -> dict[str, list[str]]:
     for folder, config in configs.items():
         key = json.dumps([config["data"], {**config["train"], "seed": 0, "out": ""}] if pool else folder)
         groups.setdefault(key, []).append(folder)
-    return {(os.path.relpath(some[0], above) if above else some[0]) + f" +{len(some) - 1} seeds" * (len(some) > 1): some
+    rows = {(os.path.relpath(some[0], above) if above else some[0]) + f" +{len(some) - 1} seeds" * (len(some) > 1): some
             for some in groups.values()}
+    taken = {"chance", "untrained", "item mean", "oracle"} & {*rows, *configs}
+    require(not taken, f"a run's folder has the name of another row: {taken}; call it something else")
+    return rows
 
 
 def load_run(folder: str):
@@ -351,7 +343,6 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         return {}
     prepared = {}
     for folder in runs:  # all data first: lists that differ are refused before anything is computed
-        require(not folder.startswith(("chance", "item mean", "oracle")), f"{folder}, a row's name: write ./{folder}")
         config = read_config(folder)
         data_cfg = from_dict(DataConfig, config["data"], f"{folder}/config.json")
         ratings = load(data_cfg)
@@ -360,6 +351,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         prepared[folder] = config, ratings, splits, len(lists), lists[:cfg.limit or None]
     hashes = {folder: sha256(lists) for folder, (*_, lists) in prepared.items()}
     require(len(set(hashes.values())) == 1, f"the runs' {cfg.split} lists differ, so they cannot be compared: {hashes}")
+    runs_of = named_rows({folder: config for folder, (config, *_) in prepared.items()}, cfg.pool)
     results, scored = {}, {}
     for folder, (config, ratings, splits, informative_lists, lists) in prepared.items():
         model, tokenizer = load_run(folder)
@@ -380,7 +372,6 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
         for row, one in enumerate(lists[:cfg.show]):
             found = methods[folder]
             print(in_words(one, found["predicted"][0][row].tolist(), ratings.titles, found["slots"][0][row]), "\n")
-    runs_of = named_rows({folder: config for folder, (config, *_) in prepared.items()}, cfg.pool)
     pooled = {name: over_seeds([scored[run][run] for run in some]) for name, some in runs_of.items()}
     shared = {name: method for name, method in methods.items() if name not in results}  # chance, item mean, oracle
     every = {"chance": shared.pop("chance"), **pooled, **shared}

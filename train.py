@@ -29,9 +29,9 @@ from tqdm import tqdm
 import evaluate
 from alro import (AlroError, Batch, alro_loss, blind_probs, by_item, encode, gold_order, gold_rank, history_loss,
                   soft_lambda_loss, target_logits)
-from cli import check_least, explained, from_dict, hold, option, parse, require, run, write_json
+from cli import check_least, explained, from_dict, hold, option, parse, read_config, require, run, write_json
 from data import DataConfig, Encoder, RankingList, Ratings, generator, informative, load, random_slots, sha256, split
-from evaluate import (chance_method, in_words, load_run, model_ranker, ndcg, read_config, reference_rankers,
+from evaluate import (chance_method, in_words, load_run, model_ranker, ndcg, reference_rankers,
                       score_method, summary, text_table, write_results)
 from model import add_up, autocast, build_model, context_length, hardware, join, pick_device, processes
 

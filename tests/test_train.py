@@ -297,19 +297,19 @@ def test_ablation_pools_seeds_and_prints_the_arms_side_by_side(tmp_path, capsys)
     cfg = dataclasses.replace(config(tmp_path / "x", steps=2, test_limit=4, test_orders=2), ablation=True, seeds=2)
     table = train.ablation(DATA, cfg)
     arms = [f"{arm}-{display}" for display in ("shuffled", "shown") for arm in ("SFT", "SFT+SLL", "SFT+PSL", "ALRO")]
-    assert list(table["methods"]) == ["chance", *(f"{tmp_path}/x/{arm}" for arm in arms), "item mean", "oracle"]
+    assert list(table["methods"]) == ["chance", *(f"{arm}-0 +1 seeds" for arm in arms), "item mean", "oracle"]
     printed = capsys.readouterr().out
     assert all(arm in printed for arm in arms) and "sd of seeds" in printed
     settings = [json.loads((tmp_path / "x" / f"{arm}-1" / "config.json").read_text())["train"] for arm in arms]
     assert [(s["alpha"], s["beta"], s["display_order"]) for s in settings] == [
         (a, b, display) for display in ("shuffled", "shown") for a, b in ((0, 0), (1, 0), (0, 1), (1, 1))]
-    row = table["methods"][f"{tmp_path}/x/SFT-shown"]
+    row = table["methods"]["SFT-shown-0 +1 seeds"]
     alone = [evaluate.main([f"{tmp_path}/x/SFT-shown-{seed}", "--limit", "4", "--orders", "2"]) for seed in (0, 1)]
     means = [next(iter(found.values()))["methods"][f"{tmp_path}/x/SFT-shown-{seed}"]["ndcg@10"]["mean"]
              for seed, found in enumerate(alone)]
     assert row["by_seed"]["ndcg@10"] == pytest.approx(means) and row["ndcg@10"]["mean"] == pytest.approx(sum(means) / 2)
     pairs = table["differences"]
-    assert len(pairs) == 9 and all(pair.endswith(f" - {tmp_path}/x/SFT-shuffled") for pair in pairs)
+    assert len(pairs) == 9 and all(pair.endswith(" - SFT-shuffled-0 +1 seeds") for pair in pairs)
 
 
 def test_an_ablation_run_again_goes_on_with_its_arms(tmp_path, monkeypatch):

@@ -666,7 +666,7 @@ def test_damaged_json_is_one_line_that_names_the_file(straight, tmp_path):
                 (tmp_path / file).write_bytes(text)
             try:  # the folder's model/ is empty: who gets there has accepted both files
                 if name == "config.json":
-                    config = evaluate.read_config(str(tmp_path))
+                    config = cli.read_config(str(tmp_path))
                     cli.from_dict(data.DataConfig, config["data"], str(tmp_path / name))
                     cli.from_dict(train.TrainConfig, config["train"], str(tmp_path / name))
                 evaluate.ask(str(tmp_path), evaluate.EvalConfig(ask=str(tmp_path / "q.json")))
