@@ -345,9 +345,10 @@ def main(arguments: list[str] | None = None) -> dict:
         rankers = embedding | rankers
     methods |= {name: score_method(ranker, lists, cfg.orders) for name, ranker in rankers.items()}
     models = ", ".join({config["train"]["model"]: 0 for config in configs.values()}) or "no language model"
-    result = summary(methods, lists, calls, dataset=data_cfg.dataset, split=cfg.split, seed=cfg.seed, model=models,
-                     decode="greedy", lists=len(getattr(splits, cfg.split)), orders=cfg.orders,
-                     informative_lists=len(every), chosen=chosen)
+    seeds = ", ".join({str(config["train"]["seed"]): 0 for config in configs.values()})
+    result = summary(methods, lists, calls, dataset=data_cfg.dataset, split=cfg.split, model=models, decode="greedy",
+                     seed=f"{seeds} (runs), {cfg.seed} (rivals)" if runs else cfg.seed, orders=cfg.orders,
+                     lists=len(getattr(splits, cfg.split)), informative_lists=len(every), chosen=chosen)
     print(f"lists {result['data_sha256']}\n{text_table(result)}")
     for name, setting in chosen.items():
         print(f"{name}: {setting}")

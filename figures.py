@@ -47,6 +47,6 @@ def draw(folder: Path, drawn: dict[str, tuple]) -> None:
         for name, (xs, ys) in lines.items():
             axes.plot(xs, ys, marker="o", label=name)
         axes.set(title=title, xlabel=x, ylabel=y, xscale="log" if x == "gamma" else "linear")
-        axes.legend()
-        axes.figure.savefig(folder / f"{file}.png", dpi=120)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves, not over them
+        axes.figure.savefig(folder / f"{file}.png", dpi=100, bbox_inches="tight")
         pyplot.close(axes.figure)

@@ -1,4 +1,5 @@
 """What the README says is there, is there."""
+import json
 import re
 from pathlib import Path
 
@@ -21,6 +22,28 @@ def test_every_function_and_test_in_the_paper_to_code_map_exists():
         assert f"def {name}(" in code, name
 
 
+def test_every_section_that_is_referred_to_exists():
+    code = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("*.py"))
+    names = {*re.findall(r'"([A-Z][a-z]+(?: [a-z]+)*)"', README), *re.findall(r'README, "([^"]+)"', code)}
+    assert {"Results", "What it costs"} <= names
+    assert all(f"\n## {name}\n" in README for name in names), names
+
+
+def test_every_table_of_results_is_there_and_names_what_it_was_measured_on():
+    named = set(re.findall(r"`results/([\w.-]+)`", README)) | set(re.findall(r"\(results/([\w.-]+)\)", README))
+    assert {path.name for path in ROOT.glob("results/*")} - named <= {"cost-135m.json"} and len(named) > 5
+    for name in named:
+        text = (ROOT / "results" / name).read_bytes()
+        if name.endswith(".json"):
+            found = json.loads(text)
+            tables = [found] if "hardware" in found else list(found.values())
+            assert all({"hardware", "model", "dataset"} <= table.keys() for table in tables), name
+            for table in tables:
+                assert "methods" not in table or {"seed", "orders", "data_sha256"} <= table.keys(), name
+                assert "methods" not in table or "chance" in table["methods"], name
+            assert b"/tmp/" not in text and b"/home/" not in text and b"/root/" not in text, name
+
+
 def test_every_flag_in_the_readme_exists():
     import baselines
     import data
@@ -29,7 +52,7 @@ def test_every_flag_in_the_readme_exists():
     configs = data.DataConfig, data.ShowConfig, train.TrainConfig, evaluate.EvalConfig, baselines.BaselineConfig
     known = {f"--{name}" for config in configs for name in config.__dataclass_fields__}
     known |= {"--preset", "--help", "--exercise", "--only", "--nproc_per_node"}
-    used = set(re.findall(r"--[a-z_]+", README))
+    used = set(re.findall(r"--[a-z][a-z_0-9]*", README))
     assert used and used <= known, used - known
 
 
