@@ -1,6 +1,6 @@
 """Train a list-wise ranker: one configuration, one loop.
 
-    python train.py                                    the demo: a tiny model, a synthetic world, two minutes
+    python train.py                                    the demo: a tiny model, a synthetic world, one minute
     python train.py --ablation --seeds 5               what SLL and PSL add, on shuffled orders and on the shown one
     python train.py --preset small-gpu --download      a 135M model on MovieLens-100K, one small GPU
     python train.py --resume RUN                       go on where an interrupted run stopped
