@@ -250,7 +250,7 @@ def soft_rank(probs: torch.Tensor, gamma: float) -> torch.Tensor:
 
 
 def pair_weights(ratings: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
-    """Weight of each pair: what confusing i and j costs in NDCG. (B, m, m), i the better-rated one, else 0.
+    """Weight of each pair, a stand-in for what confusing i and j costs in NDCG. (B, m, m), i better-rated, else 0.
 
     Args: ratings (B, m) >= 0; ranks (B, m), 1-based, may be fractional.
     Returns: delta_ij |G_i - G_j| where ratings_i > ratings_j, else 0: ties and the diagonal weigh nothing.
@@ -313,7 +313,7 @@ def permutation_loss(log_probs: torch.Tensor, other_log_probs: torch.Tensor, thr
     """PSL: cross-entropy between the outputs for two displayed orders of one list; both by item.
 
     Args: log_probs, other_log_probs (B, m, m), log y and log y' over the m identifiers, same gold order forced.
-        through_target: whether gradients also flow into y (GUESS: no; y is then a fixed target for y').
+        through_target: whether gradients also flow into y (GUESS; no: y is a fixed target. train.py's demo says yes).
     Returns: (B,), nats per position. Its minimum over y' is the entropy of y, not 0.
     Source: PAPER, cross-entropy between two output distributions. GUESS, all details:
         L_psl = -1/m sum_k sum_i y_ki log y'_ki.
