@@ -385,3 +385,13 @@ def test_cheaper_steps_have_the_same_gradient(flag):
     assert calls == [1, 2] or flag == "compile"
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_bf16_computes_in_bf16_and_changes_losses_by_its_rounding_alone():
+    model, steps, _ = step_of(config("-"))
+    batch, seen = steps[0][0][0], []
+    model.base_model.layers[0].mlp.up_proj.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    full, half = (train.losses(model, batch, config("-", bf16=bf16))["total"] for bf16 in (False, True))
+    assert seen == [torch.float32, torch.bfloat16] and half.dtype == torch.float32
+    assert not torch.equal(full, half)
+    torch.testing.assert_close(half, full, rtol=0.05, atol=0.05)
