@@ -32,8 +32,8 @@ def open_files(process: int | str) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_soak_two_thousand_steps_hold_on_to_nothing(tmp_path):
-    """Memory of this process and of the loader's worker: last quarter within 5 % + 20 MiB of the second. Open files of
-    both: the same at every step, but for the moments in which the loader starts or ends."""
+    """Memory of this process and of the loader's worker: last quarter within 5 % + 20 MiB of the second. Open files: the
+    same at every step, but for the moments in which the loader starts or ends; the worker's, but for batches ahead."""
     memory, workers, files, theirs = [], [], [], []
 
     def look(step):
@@ -53,4 +53,5 @@ def test_soak_two_thousand_steps_hold_on_to_nothing(tmp_path):
     print(f"open files: {min(files[20:1900])} to {max(files[20:1900])}; the worker's: {min(theirs[20:1900])} to "
           f"{max(theirs[20:1900])}")
     assert len(set(files[20:1900])) == 1
-    assert max(theirs[20:1900]) <= min(theirs[20:1900]) + 4  # a batch on its way is a file or two, never more and more
+    # The loader makes two batches ahead, of seven tensors with a file each: never more and more, though.
+    assert max(theirs[20:1900]) <= min(theirs[20:1900]) + 14
