@@ -32,8 +32,8 @@ def open_files(process: int | str) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_soak_two_thousand_steps_hold_on_to_nothing(tmp_path):
-    """Memory of this process and of the loader's worker: last quarter within 5 % + 20 MiB of the second. Open files: the
-    same at every step, but when the loader starts or ends; the worker's: but for the batches made ahead."""
+    """Memory of this process and of the loader's worker: last quarter within 5 % + 20 MiB of the second. Open files:
+    the same at every step, but when the loader starts or ends; the worker's: but for the batches made ahead."""
     memory, workers, files, theirs = [], [], [], []
 
     def look(step):
