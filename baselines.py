@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from alro import AlroError, Batch, next_item_logits, backbone, clean_text, encode, rank_of
+from alro import AlroError, Batch, backbone, clean_text, encode, next_item_logits, rank_of
 from cli import check_least, from_dict, option, parse, read_config, require, run
 from data import DataConfig, Encoder, Ratings, Splits, informative, list_prompt, load, random_slots, split
 from evaluate import (chance_method, comparison, load_run, model_ranker, named_rows, ndcg, over_seeds,
@@ -352,7 +352,7 @@ def main(arguments: list[str] | None = None) -> dict:
     print(f"lists {result['data_sha256']}\n{text_table(result)}")
     for name, setting in chosen.items():
         print(f"{name}: {setting}")
-    result |= comparison(methods, [*calls, "item mean"][1 if runs else 0], lists, ratings, fit)
+    result |= comparison(methods, list(calls)[1] if runs else "item mean", lists, ratings, fit)
     if cfg.out:
         Path(cfg.out).mkdir(parents=True, exist_ok=True)
         write_results(Path(cfg.out), result, methods, lists)
