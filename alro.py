@@ -1,38 +1,47 @@
 """ALRO: aligned list-wise ranking objectives. The paper, top to bottom, in its order.
 
-    Chao, Zheng, Zhu, Liu: Make Large Language Model a Better Ranker. Findings of EMNLP 2024, arXiv 2403.19181.
+    Chao, Zheng, Zhu, Liu: Make Large Language Model a Better Ranker.
+    Findings of EMNLP 2024, pp. 918-929, arXiv 2403.19181.
 
-A language model reads a user's rated history and m candidate items, and writes the candidates' identifiers from most
-to least liked. Nothing here trains: these are the formulas, on plain tensors. train.py holds the loop.
+A language model reads a user's rated history and m candidate items, and writes the candidates'
+identifiers from most to least liked. Nothing here trains: these are the formulas, on plain tensors.
+train.py holds the loop. `python alro.py` works one list of three candidates by hand.
 
-Three marks tell where a line comes from; we had the abstract and public summaries, not the full text:
-    PAPER:  stated there.
-    GUESS:  the paper must say something here, but our sources do not; our value, and why.
-    OURS:   a departure or an addition of ours, and why.
+We had the abstract and public summaries of the paper, not its full text. Marks tell where a line
+comes from:
+    PAPER:              stated in the abstract.
+    PAPER (summary E):  stated in a public summary, second-hand and possibly wrong. The letters:
+                        E emergentmind.com, M themoonlight.io, L linnk.ai, S sciencestack.ai,
+                        R liner.com (README, "Sources").
+    GUESS:              the paper must say something here, but our sources do not; our value.
+    OURS:               a departure or an addition of ours, and why.
 
-symbol   code         shape       range    meaning
-m        list_size    -           2..26    candidates in one list
-r_i      ratings      (B, m)      >= 0     the user's rating of candidate i
-tau_i    gold_rank    (B, m)      1..m     target rank of candidate i; ties share their mean rank
-y_{k,i}  probs        (B, m, m)   0..1     probability that output position k emits candidate i (teacher forced)
-gamma    gamma        -           > 0      sharpness of the soft-argmax
-s_i      soft_rank    (B, m)      1..m     soft output position of candidate i: SMALL = ranked high
-G_i      gain         (B, m)      0..1     (2^r_i - 1) / ideal DCG of the list
-D_k      discount     -           > 0      log2(1 + k)
-delta_ij in pair_weights (B, m, m) >= 0    | 1/D_|tau_i - tau_j| - 1/D_(|tau_i - tau_j| + 1) |
-sigma    sigma        -           > 0      slope of the pairwise logistic
-alpha    alpha        -           >= 0     weight of the soft lambda loss (SLL)
-beta     beta         -           >= 0     weight of permutation-sensitive learning (PSL)
+symbol    code             shape      range   meaning
+m         list_size        -          2..26   candidates in one list
+r_i       ratings          (B, m)     >= 0    the user's rating of candidate i
+tau_i     gold_rank        (B, m)     1..m    target rank of candidate i; ties share their mean rank
+y_{k,i}   probs            (B, m, m)  0..1    probability that output position k emits candidate i,
+                                              teacher forced: the gold items before k are given
+gamma     gamma            -          > 0     sharpness of the soft-argmax
+s_i       soft_rank        (B, m)     1..m    soft output position of candidate i, SMALL = on top
+G_i       gain             (B, m)     0..1    (2^r_i - 1) / ideal DCG of the list
+D_k       discount         -          > 0     log2(1 + k)
+delta_ij  in pair_weights  (B, m, m)  >= 0    | 1/D_|tau_i - tau_j| - 1/D_(|tau_i - tau_j| + 1) |
+sigma     sigma            -          > 0     slope of the pairwise logistic
+alpha     alpha            -          >= 0    weight of the soft lambda loss (SLL)
+beta      beta             -          >= 0    weight of permutation-sensitive learning (PSL)
 
-The *lambda* of "lambda loss" is the name of a family of losses (LambdaRank, LambdaLoss); it is not a weight.
+The *lambda* of "lambda loss" is the name of a family of losses (LambdaRank, LambdaLoss), no weight.
 
-Shapes stand at the end of the line that makes a tensor. B lists in a batch, T tokens, V words of vocabulary, K
-positions that have a target, d width of the model. A list's m candidates can be numbered in two ways:
-    item   0..m-1, the list's own fixed order, which carries no information; every loss and metric uses this one;
-    slot   0..m-1, where the candidate is displayed in the prompt: slot j shows item slots[j] as letter "ABC..."[j].
-Only the prompt and the batch know slots. Everything after `item_log_probs` is by item, so no loss can mix them up.
+Shapes stand at the end of the line that makes a tensor: B lists in a batch, T tokens, V words of
+vocabulary, H rating tokens of the history, d width of the model. A list's m candidates can be
+numbered in two ways:
+    item   0..m-1, the list's own fixed order, which carries no information; all losses use it;
+    slot   0..m-1, where the candidate is displayed in the prompt: slot j shows item slots[j] as the
+           letter "ABC..."[j].
+Only the prompt and the batch know slots. Everything after `item_log_probs` is by item, so no loss
+can mix the two up.
 """
-import bisect
 import math
 import re
 import string
@@ -40,139 +49,123 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-IDENTIFIERS = [" " + letter for letter in string.ascii_uppercase]  # the leading space is part of the token
+# The leading space is part of the token.
+IDENTIFIERS = [" " + letter for letter in string.ascii_uppercase]
 
 
 class AlroError(ValueError):
-    """Something the user can mend; the message is one line that says what, where, and what would be right."""
+    """Something the user can mend; its one line says what, where, and what would be right."""
 
 
-# ---- 1. The list-wise prompt, with explicit feedback (PAPER: claim 3; the wording is a GUESS) -----------------------
+# ---- 1. The list-wise prompt, with explicit feedback (PAPER: claim 3; the words are a GUESS) -----
+
+# What would break a line of the prompt, or make a terminal show it in another order.
+WHITE_SPACE_AND_CONTROLS = r"\s\x00-\x1f\x7f-\x9f\ufeff"
+TEXT_DIRECTION = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+LONE_SURROGATES = r"\ud800-\udfff"
+NOT_PLAIN = re.compile(f"[{WHITE_SPACE_AND_CONTROLS}{TEXT_DIRECTION}{LONE_SURROGATES}]+")
+
 
 def clean_text(text: str) -> str:
-    """One line of plain text: white space, control characters and lone surrogates become single spaces."""
-    return re.sub(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", " ", text).strip()
+    """One line of plain text: each stretch of characters that are not plain becomes one space."""
+    return NOT_PLAIN.sub(" ", text).strip()
 
 
 def build_prompt(history, titles, slots, noun: str = "movie", scale=(1, 5)) -> str:
-    """The prompt for one list, in one displayed order. The answer is appended to it: " B A", identifiers only.
+    """The prompt for one list, in one displayed order. Its answer is identifiers only: " B A".
 
     Args:
-        history: list of (title, rating), oldest first; may be empty. A rating of None: the title alone.
-        titles: m titles in item order.
+        history: list of (title, rating), oldest first; may be empty. A rating of None: title alone.
+        titles: m titles in item order (or more than a title: name, category, average).
         slots: permutation of 0..m-1; slot j shows titles[slots[j]].
         noun, scale: what the items are called; the lowest and the highest rating.
-    Returns: text with exactly one line per candidate, each ending in its own identifier whatever the titles say
-        (titles pass through `clean_text`, so none can open a line of its own).
-    Raises: AlroError if slots is not a permutation of the titles, or there are more titles than letters.
-    Source: PAPER says list-wise, with the ratings of the history. GUESS: the words.
-    Differs from the paper: OURS, the identifier stands after the title. A causal model then has read the title when
-        it reaches the identifier, and can store there what it must later copy into the answer. In a study made
-        before this code, a model of 135M parameters stayed at chance with "A. Fargo" instead.
+    Returns: text with exactly one line per candidate, each ending in its own identifier whatever
+        the titles say (they pass through `clean_text`, so none can open a line of its own).
+    Raises: AlroError if slots is no permutation of the titles, or titles outnumber the letters.
+    Source: PAPER, list-wise, with explicit feedback. PAPER (summary M), an item's text may hold
+        name, category, description and rating. GUESS: the words.
+    Differs from the paper: OURS, the identifier stands *after* the title. A causal model then has
+        read the title when it reaches the identifier, and can store there what it must later copy
+        into the answer. In a study made before this code, a model of 135M parameters stayed at
+        chance with "A. Fargo" instead.
     """
-    if len(titles) > len(IDENTIFIERS):
-        raise AlroError(f"{len(titles)} candidates, but identifiers are the {len(IDENTIFIERS)} letters A-Z")
-    if sorted(slots) != list(range(len(titles))):
-        raise AlroError(f"slots must be a permutation of 0..{len(titles) - 1}, got {list(slots)}")
-    lines = [f"A user rated these {noun}s ({scale[0]:g} = worst, {scale[1]:g} = best):"]
-    lines += [clean_text(title) + ("" if rating is None else f": {rating:g}") for title, rating in history]
-    lines += [f"Rank these {noun}s from most to least liked by this user:"]
-    lines += [f"{clean_text(titles[item])} ->{name}" for name, item in zip(IDENTIFIERS, slots)]
-    return "\n".join(lines + ["Ranking:"])
+    m = len(titles)
+    if m > len(IDENTIFIERS):
+        raise AlroError(f"{m} candidates, but identifiers are the {len(IDENTIFIERS)} letters A-Z")
+    if sorted(slots) != list(range(m)):
+        raise AlroError(f"slots must be a permutation of 0..{m - 1}, got {list(slots)}")
+    worst, best = scale
+    lines = [f"A user rated these {noun}s ({worst:g} = worst, {best:g} = best):"]
+    for title, rating in history:
+        feedback = "" if rating is None else f": {rating:g}"
+        lines.append(clean_text(title) + feedback)
+    lines.append(f"Rank these {noun}s from most to least liked by this user:")
+    for identifier, item in zip(IDENTIFIERS, slots):
+        lines.append(f"{clean_text(titles[item])} ->{identifier}")
+    lines.append("Ranking:")
+    return "\n".join(lines)
 
 
-def encode(tokenizer, texts: list[str], **options):
-    """Tokenise texts; what looks like a special token inside a title ("<|im_end|>") stays text."""
-    return tokenizer(texts, split_special_tokens=True, **options)
+# ---- 2. The target: gold order and gold rank -----------------------------------------------------
 
-
-def identifier_tokens(tokenizer, m: int) -> torch.Tensor:
-    """Token ids (m,) of the identifiers, after checking that they are what the method needs.
-
-    Each identifier must be one token, the same after a title and in the answer, and all must differ: then output
-    position k is token k of the answer, and a candidate's probability is one entry of the softmax.
-    Raises: AlroError naming the first identifier for which that is not so.
-    """
-    tokens = []
-    for name in IDENTIFIERS[:m]:
-        seen = set()
-        for before, after in (("Fargo (1996) ->", "\n"), ("Ranking:", ""), ("Ranking: A", " B")):
-            prefix, whole = encode(tokenizer, [before, before + name + after]).input_ids
-            found = whole[len(prefix):]
-            if whole[:len(prefix)] != prefix or not found or (not after and len(found) != 1):
-                raise AlroError(f"identifier {name!r} is not one token after {before!r}: this tokenizer will not do")
-            seen.add(found[0])
-        if len(seen) != 1:
-            raise AlroError(f"identifier {name!r} is one token after a title and another in the answer: {seen}")
-        if seen & {tokenizer.unk_token_id, *tokens}:
-            raise AlroError(f"identifier {name!r} is unknown, or has the token of one before it: {seen}")
-        tokens += seen
-    return torch.tensor(tokens)  # (m,)
-
-
-def rating_tokens(prompt: str, offsets: list[tuple[int, int]], lines: int) -> list[int]:
-    """Indices of the tokens that hold the rating at the end of each of the prompt's `lines` history lines.
-
-    Args: offsets: (start, end) of each token in the text. Used by OURS, `history_loss`.
-    """
-    starts, ends = map(list, zip(*offsets))
-    found, end = [], prompt.index("\n")  # the first line is no history
-    for line in prompt.split("\n")[1:lines + 1]:
-        end += 1 + len(line)
-        start = end - len(line) + line.rindex(" ") + 1  # the rating is what follows the last space
-        found += range(bisect.bisect_right(ends, start), bisect.bisect_left(starts, end))  # tokens that touch it
-    return found
-
-
-# ---- 2. The target: gold order and gold rank ------------------------------------------------------------------------
-
-def gold_order(ratings: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+def gold_order(ratings: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Items from best to worst, ties in random order.
 
     Args: ratings (B, m); generator makes the draw repeatable.
     Returns: (B, m) long, item indices.
-    Differs from the paper: OURS, ties are drawn anew at each call. SFT needs *some* order inside a tie; the displayed
-        order would teach it position bias, and a fixed one would be learned by heart.
+    Differs from the paper: OURS, ties are drawn anew at each call. SFT needs *some* order inside a
+        tie; the displayed order would teach position bias, a fixed one would be learned by heart.
     """
-    draw = torch.rand(ratings.shape, generator=generator).argsort(-1).to(ratings.device)  # (B, m) a random order
-    by_rating = ratings.gather(-1, draw).argsort(dim=-1, descending=True, stable=True)  # (B, m) stable: keeps the draw
+    draw = torch.rand(ratings.shape, generator=generator).argsort(-1)  # (B, m) a random order
+    draw = draw.to(ratings.device)
+    drawn_ratings = ratings.gather(-1, draw)  # (B, m)
+    # Stable: among equal ratings the order of the draw stays.
+    by_rating = drawn_ratings.argsort(dim=-1, descending=True, stable=True)  # (B, m)
     return draw.gather(-1, by_rating)
 
 
-def rank_of(order: torch.Tensor) -> torch.Tensor:
-    """1-based rank (B, m) long of each item in an order (B, m) of item indices: the inverse permutation, plus one."""
+def rank_of(order: Tensor) -> Tensor:
+    """1-based rank (B, m) long of each item in an order (B, m) of item indices.
+
+    The inverse permutation, plus one.
+    """
     return order.argsort(-1) + 1
 
 
-def gold_rank(ratings: torch.Tensor) -> torch.Tensor:
-    """tau: target ranks (B, m) float in 1..m, ratings descending; tied items share the mean of their ranks.
+def gold_rank(ratings: Tensor) -> Tensor:
+    """tau: target ranks (B, m) float in 1..m, ratings descending; ties share their mean rank.
 
-    Differs from the paper: OURS, the paper's tau is a permutation. With mean ranks no loss depends on how ties fell.
+    Differs from the paper: OURS, its tau is a permutation. With mean ranks no loss depends on how
+        ties fell.
     """
-    better = (ratings.unsqueeze(-2) > ratings.unsqueeze(-1)).sum(-1)  # (B, m) how many are rated above item i
-    equal = (ratings.unsqueeze(-2) == ratings.unsqueeze(-1)).sum(-1)  # (B, m) how many as item i, itself included
+    mine, theirs = ratings.unsqueeze(-1), ratings.unsqueeze(-2)  # (B, m, 1), (B, 1, m)
+    better = (theirs > mine).sum(-1)  # (B, m) how many are rated above item i
+    equal = (theirs == mine).sum(-1)  # (B, m) how many as item i, itself included
     return better + (equal + 1) / 2  # the mean of better + 1 .. better + equal
 
 
-# ---- 3. The model's probabilities, teacher forced, by item ----------------------------------------------------------
+# ---- 3. The model's probabilities, teacher forced, by item ---------------------------------------
 
 class Batch(NamedTuple):
     """B tokenised lists, padded on the right (data.py makes it). All long, but for ratings."""
-    input_ids: torch.Tensor    # (B, T) prompt, then the gold answer for teacher forcing (not when ranking), then pads
-    positions: torch.Tensor    # (B, K) where to read the model's output: first the m answers, then history ratings
-    targets: torch.Tensor      # (B, K) the token that should come next there; -100 = none (padding)
-    identifiers: torch.Tensor  # (m,) identifier token of each slot
-    slots: torch.Tensor        # (B, m) displayed order: slot -> item
-    order: torch.Tensor        # (B, m) gold order: output position -> item
-    ratings: torch.Tensor      # (B, m) float, by item
+    input_ids: Tensor      # (B, T) prompt, then the gold answer (not when ranking), then pads
+    prompt_tokens: Tensor  # (B,) how many tokens the prompt has, without the answer
+    rated_at: Tensor       # (B, H) where a token of a rating in the history stands
+    rated: Tensor          # (B, H) the token that stands there; -100 = none (padding)
+    identifiers: Tensor    # (m,) identifier token of each slot
+    slots: Tensor          # (B, m) displayed order: slot -> item
+    order: Tensor          # (B, m) gold order: output position -> item
+    ratings: Tensor        # (B, m) float, by item
 
     def to(self, device) -> "Batch":
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
-    def item_tokens(self) -> torch.Tensor:
+    def item_tokens(self) -> Tensor:
         """(B, m) identifier token of each item: item -> slot -> token."""
-        return self.identifiers[self.slots.argsort(-1)]
+        slot_of_item = self.slots.argsort(-1)  # (B, m) the inverse of slot -> item
+        return self.identifiers[slot_of_item]
 
 
 def backbone(model):
@@ -180,143 +173,195 @@ def backbone(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def target_logits(model, batch: Batch) -> torch.Tensor:
-    """Next-token logits (B, K, V) float32, only at the K positions that have a target.
+def target_logits(model, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Next-token logits, only where some token should be predicted.
 
-    The output layer is applied after gathering: the (B, T, V) tensor of all logits, by far the largest of a step,
-    is never made. No attention mask: in a causal model padding on the right is seen by no token that counts.
+    Returns: (B, m, V) float32 for the m output positions of the answer, and (B, H, V) float32 for
+        the ratings in the history.
+    The output layer is applied after gathering: the (B, T, V) tensor of all logits, by far the
+    largest of a step, is never made. No attention mask: in a causal model no token that counts
+    sees the padding on its right.
     """
     model = backbone(model)
-    hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # (B, T, d)
-    index = batch.positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, K, d)
-    return model.get_output_embeddings()(hidden.gather(1, index)).float()  # (B, K, V)
-
-
-def by_item(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """log P(position k emits item i), (B, m, m), from target logits (B, K, V); normalised over the vocabulary."""
     m = batch.slots.shape[-1]
-    answers = logits[:, :m]  # (B, m, V)
-    tokens = batch.item_tokens().unsqueeze(1).expand(-1, m, -1)  # (B, m, m): the same m tokens at each position
-    return answers.gather(-1, tokens) - answers.logsumexp(-1, keepdim=True)
+    output = model.base_model(input_ids=batch.input_ids, use_cache=False)
+    hidden = output.last_hidden_state  # (B, T, d)
+    # A token is predicted one place before it stands; the answer follows the prompt.
+    k = torch.arange(m, device=hidden.device)  # (m,)
+    answer_at = batch.prompt_tokens.unsqueeze(-1) + k  # (B, m)
+    read_at = torch.cat([answer_at, batch.rated_at], dim=-1) - 1  # (B, m + H)
+    index = read_at.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, m + H, d)
+    logits = model.get_output_embeddings()(hidden.gather(1, index)).float()  # (B, m + H, V)
+    return logits[:, :m], logits[:, m:]
 
 
-def item_log_probs(model, batch: Batch) -> torch.Tensor:
-    """log P(position k emits item i | prompt, gold identifiers before k), (B, m, m) float32, by item.
+def item_log_probs(answer_logits: Tensor, batch: Batch) -> Tensor:
+    """log P(position k emits item i | prompt, gold identifiers before k), (B, m, m), by item.
 
-    Normalised over the whole vocabulary, as SFT wants it; `.log_softmax(-1)` of it is the same over the list's m
-    identifiers alone (y, as SLL and PSL want it): softmax does not see what is added to all its entries.
+    Args: answer_logits (B, m, V), of `target_logits`.
+    Normalised over the whole vocabulary, as SFT wants it; `.log_softmax(-1)` of it is the same over
+    the list's m identifiers alone (y, as SLL and PSL want it): a softmax does not see what is added
+    to all its entries.
     """
-    return by_item(target_logits(model, batch), batch)
+    m = batch.slots.shape[-1]
+    # The same m tokens are looked up at each output position.
+    tokens = batch.item_tokens().unsqueeze(1).expand(-1, m, -1)  # (B, m, m)
+    of_items = answer_logits.gather(-1, tokens)  # (B, m, m)
+    return of_items - answer_logits.logsumexp(-1, keepdim=True)
 
 
-# ---- 4. The losses: pure functions on tensors by item, any float dtype; one value per list, never reduced; no padding
+# ---- 4. The losses -------------------------------------------------------------------------------
+# Pure functions on tensors by item, of any float dtype; one value per list, never reduced; they
+# know nothing of padding, models or tokens.
 
-def sft_loss(log_probs: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+def sft_loss(log_probs: Tensor, order: Tensor) -> Tensor:
     """Supervised fine-tuning: next-token loss on the answer.
 
     Args: log_probs (B, m, m), normalised over the vocabulary; order (B, m) long, the gold order.
     Returns: (B,), nats per identifier.
-    Source: PAPER, L_sft = -1/m sum_k log P(identifier of the item at gold position k | prompt, gold before k).
+    Source: PAPER (summary M), next-token loss on the answer:
+        L_sft = -1/m sum_k log P(identifier of the item at gold position k | prompt, gold before k).
     Differs from the paper: nothing known.
     """
-    return -log_probs.gather(-1, order.unsqueeze(-1)).squeeze(-1).mean(-1)
+    # At position k, the entry of the item that stands at gold position k.
+    gold = log_probs.gather(-1, order.unsqueeze(-1)).squeeze(-1)  # (B, m)
+    return -gold.mean(-1)
 
 
-def history_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Next-token loss on the rating text of each history line ("Heat (1995): 4"), (B,), nats per token.
+def history_loss(history_logits: Tensor, rated: Tensor) -> Tensor:
+    """Next-token loss on the rating text of each history line ("Heat (1995): 4").
 
-    Differs from the paper: OURS. To say "4" there, the model must use the lines before it: the same reading of a taste
-    that ranking needs, at up to 20 more places per list. It helped a 135M model in the study that came before this
-    code; the demo ends where it ends without it, too (README, "Results").
+    Args: history_logits (B, H, V), of `target_logits`; rated (B, H) long, -100 = padding.
+    Returns: (B,), nats per token; 0 for a list without history.
+    Differs from the paper: OURS. To say "4" there, the model must use the lines before it: the same
+        reading of a taste that ranking needs, at many more places of a list. It helped a model of
+        135M parameters in a study made before this code.
     """
-    m = batch.slots.shape[-1]
-    logits, targets = logits[:, m:], batch.targets[:, m:]  # (B, K - m, V), (B, K - m)
-    loss = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-100, reduction="none")  # (B, K - m)
-    return loss.sum(-1) / (targets != -100).sum(-1).clamp(min=1)  # a list without history: 0
+    by_token = history_logits.transpose(1, 2)  # (B, V, H), as cross_entropy wants it
+    loss = F.cross_entropy(by_token, rated, ignore_index=-100, reduction="none")  # (B, H)
+    count = (rated != -100).sum(-1).clamp(min=1)  # (B,)
+    return loss.sum(-1) / count
 
 
-def soft_rank(probs: torch.Tensor, gamma: float) -> torch.Tensor:
+def soft_rank(probs: Tensor, gamma: float) -> Tensor:
     """s: soft-argmax of each item's column of y over output positions; small = ranked high.
 
     Args: probs (B, m, m), y; gamma > 0, larger = closer to the position where the column peaks.
     Returns: (B, m) float, in 1..m.
-    Source: PAPER, s_i = sum_k k exp(gamma y_ki) / sum_l exp(gamma y_li). Differs from the paper: nothing known.
-    Not an expectation: a column of y need not sum to 1. Gamma has two cliffs. Too small (1), every s_i stays near
-    (m + 1)/2. Too large (100), teacher forcing gives the answer away: see `blind_probs`.
+    Source: PAPER (summary E), s_i = sum_k k exp(gamma y_ki) / sum_l exp(gamma y_li).
+    Differs from the paper: nothing known.
+    Not an expectation: a column of y need not sum to 1. Gamma has two cliffs. Too small (1): every
+    s_i stays near (m + 1)/2. Too large (100): teacher forcing gives the answer away, see
+    `blind_probs`.
     """
-    weights = (gamma * probs).softmax(dim=-2)  # (B, m, m): each column sums to 1 over the output positions k
+    weights = (gamma * probs).softmax(dim=-2)  # (B, m, m) each column sums to 1 over positions k
     k = torch.arange(1, probs.shape[-2] + 1, dtype=probs.dtype, device=probs.device)  # (m,)
     return (weights * k.unsqueeze(-1)).sum(dim=-2)
 
 
-def pair_weights(ratings: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
-    """Weight of each pair, a stand-in for what confusing i and j costs in NDCG. (B, m, m), i better-rated, else 0.
+def normalised_gain(ratings: Tensor) -> Tensor:
+    """G_i = (2^r_i - 1) / ideal DCG of the list, (B, m); NaN where no item has any gain.
 
-    Args: ratings (B, m) >= 0; ranks (B, m), 1-based, may be fractional.
-    Returns: delta_ij |G_i - G_j| where ratings_i > ratings_j, else 0: ties and the diagonal weigh nothing.
-    Source: PAPER, delta_ij = | 1/D_|tau_i - tau_j| - 1/D_(|tau_i - tau_j| + 1) |, D_k = log2(1 + k).
-        GUESS: G_i = (2^r_i - 1) / ideal DCG, as in LambdaLoss (Wang et al., CIKM 2018).
-    Differs from the paper: nothing known. delta depends on the *distance* of two ranks, not on where they are: a
-    5-star next to a 4-star can weigh more than best against worst. Is that what you want of a ranker?
+    Source: PAPER (summary E), 2^r - 1 as an example. GUESS: divided by the ideal DCG, as in
+        LambdaLoss (Wang et al., CIKM 2018).
     """
     gain = 2.0 ** ratings - 1  # (B, m)
-    places = torch.arange(1, ratings.shape[-1] + 1, dtype=gain.dtype, device=gain.device)  # (m,)
-    ideal = (gain.sort(-1, descending=True).values / torch.log2(1 + places)).sum(-1, keepdim=True)  # (B, 1) ideal DCG
-    gain = gain / ideal
+    k = torch.arange(1, ratings.shape[-1] + 1, dtype=gain.dtype, device=gain.device)  # (m,)
+    best_first = gain.sort(-1, descending=True).values  # (B, m)
+    ideal_dcg = (best_first / torch.log2(1 + k)).sum(-1, keepdim=True)  # (B, 1)
+    return gain / ideal_dcg
+
+
+def pair_weights(ratings: Tensor, ranks: Tensor) -> Tensor:
+    """What confusing i and j costs, about, in NDCG: (B, m, m), where i is rated above j; else 0.
+
+    Args: ratings (B, m) >= 0; ranks (B, m), 1-based, may be fractional.
+    Returns: delta_ij |G_i - G_j| where ratings_i > ratings_j, else 0: ties and the diagonal weigh
+        nothing.
+    Source: PAPER (summary E), delta_ij = | 1/D_|tau_i - tau_j| - 1/D_(|tau_i - tau_j| + 1) |,
+        D_k = log2(1 + k).
+    Differs from the paper: nothing known. But a doubt: the classic NDCG-Loss2 takes the model's
+        *current* ranks where the summary says target ranks; other `ranks` can be passed.
+    delta depends on the *distance* of two ranks, not on where they are: a 5-star next to a 4-star
+    can weigh more than best against worst. Is that what you want of a ranker? (exercise 1)
+    """
+    gain = normalised_gain(ratings)  # (B, m)
+    gain_gap = (gain.unsqueeze(-1) - gain.unsqueeze(-2)).abs()  # (B, m, m)
     distance = (ranks.unsqueeze(-1) - ranks.unsqueeze(-2)).abs().to(gain.dtype)  # (B, m, m)
-    delta = (1 / torch.log2(1 + distance) - 1 / torch.log2(2 + distance)).abs()  # infinite on the diagonal
+    # 1/D of the distance: infinite on the diagonal, where log2(1 + 0) = 0.
+    delta = (1 / torch.log2(1 + distance) - 1 / torch.log2(2 + distance)).abs()  # (B, m, m)
     wins = ratings.unsqueeze(-1) > ratings.unsqueeze(-2)  # (B, m, m) i is rated above j
     # Select, do not multiply: 0 * inf (the diagonal) and 0/0 (an ideal DCG of 0) are NaN.
-    return torch.where(wins, delta * (gain.unsqueeze(-1) - gain.unsqueeze(-2)).abs(), 0.0)
+    return torch.where(wins, delta * gain_gap, 0.0)
 
 
-def lambda_loss(position: torch.Tensor, ratings: torch.Tensor, ranks: torch.Tensor, sigma: float = 1.0) -> torch.Tensor:
+def lambda_loss(position: Tensor, ratings: Tensor, ranks: Tensor,
+                sigma: float = 1.0) -> Tensor:
     """Weighted pairwise logistic loss on positions.
 
     Args: position (B, m), small = ranked high; ratings, ranks as in `pair_weights`; sigma > 0.
     Returns: (B,), in bits (log2); 0 if all ratings of a list are equal.
-    Source: PAPER, sum over pairs with tau_i < tau_j of delta_ij |G_i - G_j| log2(1 + exp(sigma (s_i - s_j))).
-    Differs from the paper: GUESS, the sign. The classic lambda loss has exp(-sigma (s_i - s_j)) because its s is a
-        *score*, large = good. Here s is a *position*: i should come first, so s_i > s_j is what costs.
+    Source: PAPER (summary E), sum over pairs with tau_i < tau_j of
+        delta_ij |G_i - G_j| log2(1 + exp(sigma (s_i - s_j))).
+    Differs from the paper: GUESS, the sign (the summary lost it). The classic lambda loss has
+        exp(-sigma (s_i - s_j)) because its s is a *score*, large = good. Here s is a *position*:
+        i should come first, so s_i > s_j is what costs.
     With position = -score and ranks = ranks by score this is NDCG-Loss2 of the LambdaLoss paper.
     """
     gap = position.unsqueeze(-1) - position.unsqueeze(-2)  # (B, m, m) s_i - s_j
-    # softplus(x) = ln(1 + e^x) keeps the gradient of the worst pairs and never overflows. It returns x itself above
-    # its threshold, which at the default of 20 is off by 2e-9.
+    # softplus(x) = ln(1 + e^x) keeps the gradient of the worst pairs and never overflows. Above its
+    # threshold it returns x itself, which at the default of 20 is off by 2e-9.
     loss = F.softplus(sigma * gap, threshold=40) / math.log(2)  # (B, m, m) in bits
-    return (pair_weights(ratings, ranks).to(gap.dtype) * loss).sum(dim=(-2, -1))
+    weights = pair_weights(ratings, ranks).to(gap.dtype)  # (B, m, m)
+    return (weights * loss).sum(dim=(-2, -1))
 
 
-def soft_lambda_loss(probs: torch.Tensor, ratings: torch.Tensor, ranks: torch.Tensor, gamma: float,
-                     sigma: float = 1.0) -> torch.Tensor:
-    """SLL: the lambda loss of soft ranks, so that it can be minimised through the model's probabilities.
+def soft_lambda_loss(probs: Tensor, ratings: Tensor, ranks: Tensor, gamma: float,
+                     sigma: float = 1.0) -> Tensor:
+    """SLL: the lambda loss of soft ranks, so that the model's probabilities can be trained by it.
 
-    Args: probs (B, m, m), y over the m identifiers; ranks (B, m), tau (`gold_rank`). Returns: (B,), bits.
-    Source: PAPER. Differs from the paper: see `soft_rank`, `pair_weights`, `lambda_loss`.
+    Args: probs (B, m, m), y over the m identifiers; ranks (B, m), tau (`gold_rank`).
+    Returns: (B,), bits. Its floor is not 0: the logistic of even a perfect order costs something, a
+        pair one rank apart log2(1 + e^-sigma), .45 bits at sigma 1; `perfect_probs` shows how much.
+    Source: PAPER (summary E).
+    Differs from the paper: see `soft_rank`, `pair_weights`, `lambda_loss`.
     """
     return lambda_loss(soft_rank(probs, gamma), ratings, ranks, sigma)
 
 
-def blind_probs(order: torch.Tensor) -> torch.Tensor:
-    """y of a model that knows nothing but which items are already out: 1/(m - k + 1) on each of the rest. (B, m, m)
+def perfect_probs(order: Tensor) -> Tensor:
+    """y of a model that is sure of the gold order: position k emits order[k]. (B, m, m) of 0 and 1.
 
-    OURS, a reference to log beside the model's SLL. Teacher forcing shows the model the gold items before k, so even
-    this one gets soft ranks in nearly perfect order when gamma is large: an SLL that is no lower says nothing.
+    OURS, a reference: SLL of these probabilities is about what training can reach. (With ties a
+    little less is possible: a y that gives tied items one soft rank.)
     """
-    rank = rank_of(order).unsqueeze(-2)  # (B, 1, m) the output position at which each item comes out
+    return F.one_hot(order, order.shape[-1]).to(torch.get_default_dtype())
+
+
+def blind_probs(order: Tensor) -> Tensor:
+    """y of a model that knows only which items are already out: 1/(m - k + 1) each. (B, m, m)
+
+    OURS, a reference to log beside the model's SLL. Teacher forcing shows the model the gold items
+    before k, so even this one gets soft ranks in nearly perfect order when gamma is large: an SLL
+    that is no lower says nothing.
+    """
+    # The output position at which each item comes out.
+    rank = rank_of(order).unsqueeze(-2)  # (B, 1, m)
     k = torch.arange(1, order.shape[-1] + 1, device=order.device).unsqueeze(-1)  # (m, 1)
-    left = (rank >= k).to(torch.get_default_dtype())  # (B, m, m) item i is not out yet before position k
+    left = (rank >= k).to(torch.get_default_dtype())  # (B, m, m) item i is still there at k
     return left / left.sum(-1, keepdim=True)
 
 
-def permutation_loss(log_probs: torch.Tensor, other_log_probs: torch.Tensor, through_target: bool = False):
+def permutation_loss(log_probs: Tensor, other_log_probs: Tensor,
+                     through_target: bool = False) -> Tensor:
     """PSL: cross-entropy between the outputs for two displayed orders of one list; both by item.
 
-    Args: log_probs, other_log_probs (B, m, m), log y and log y' over the m identifiers, same gold order forced.
-        through_target: whether gradients also flow into y (GUESS; no: y is a fixed target. train.py's demo says yes).
+    Args: log_probs, other_log_probs (B, m, m), log y and log y' over the m identifiers, the same
+        gold order forced. through_target: whether gradients also flow into y.
     Returns: (B,), nats per position. Its minimum over y' is the entropy of y, not 0.
-    Source: PAPER, cross-entropy between two output distributions. GUESS, all details:
-        L_psl = -1/m sum_k sum_i y_ki log y'_ki.
+    Source: PAPER (summary L), a distance between the two output distributions. GUESS: which one,
+        L_psl = -1/m sum_k sum_i y_ki log y'_ki, and whether y is a fixed target (train.py's demo
+        lets gradients flow through it; InvariRank, SIGIR 2026, does so too).
     """
     target = log_probs.exp()  # (B, m, m)
     if not through_target:
@@ -324,125 +369,173 @@ def permutation_loss(log_probs: torch.Tensor, other_log_probs: torch.Tensor, thr
     return -(target * other_log_probs).sum(-1).mean(-1)
 
 
-def alro_loss(log_probs, order, ratings, *, alpha: float, beta: float, gamma: float, sigma: float = 1.0,
-              other_log_probs=None, through_target: bool = False, loss_on_both: bool = False,
-              history=None, history_weight: float = 0.0, first_step: bool = False) -> dict[str, torch.Tensor]:
+def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float,
+              beta: float, gamma: float, sigma: float = 1.0,
+              other_log_probs: Tensor | None = None, through_target: bool = False,
+              history: Tensor | None = None, history_weight: float = 0.0,
+              ) -> dict[str, Tensor]:
     """The objective, L = L_sft + alpha L_sll + beta L_psl [+ history_weight L_history], per list.
 
     Args:
-        log_probs: (B, m, m) of the list in one displayed order, over the vocabulary (`item_log_probs`).
+        log_probs: (B, m, m) of the list in one displayed order, over the vocabulary.
         order, ratings: (B, m) gold order and ratings.
         other_log_probs: the same in another displayed order; None leaves PSL out.
-        loss_on_both: SFT and SLL also on the other order, averaged (GUESS: no; the paper's sum shows one prompt).
         history: (B,), `history_loss`, or None.
-        first_step: a rival of SLL in its place (OURS): the classic lambda loss of the first output position's logits.
-    Returns: dict of (B,) tensors: "sft", "sll", "psl" and "history" where they apply, "total"; and, detached, for
-        the log, "kl": how far apart the two orders' outputs are (PSL less the entropy of y).
-    Source: PAPER, the objective. GUESS: SFT over the whole vocabulary, SLL and PSL over the m identifiers, those
-        already out included (masking them would put log 0 into PSL).
+    Returns: dict of (B,) tensors: "sft", "sll", "psl" and "history" where they apply, "total"; and,
+        detached, for the log, "kl": how far apart the two orders' outputs are (PSL less the entropy
+        of y).
+    Source: PAPER (summary R), a weighted sum of the three losses. GUESS: SFT over the whole
+        vocabulary, SLL and PSL over the m identifiers, those already out included (masking them
+        would put log 0 into PSL).
     """
-    def sft_and_sll(log_probs):
-        if first_step:  # scores, large = good, and the ranks that they give
-            score = log_probs[:, 0]  # (B, m)
-            ranks = rank_of(score.argsort(-1, descending=True))
-            return sft_loss(log_probs, order), lambda_loss(-score, ratings, ranks, sigma)
-        probs = log_probs.log_softmax(-1).exp()  # (B, m, m) y: from the whole vocabulary to the m identifiers
-        return sft_loss(log_probs, order), soft_lambda_loss(probs, ratings, gold_rank(ratings), gamma, sigma)
-
-    parts = {}
-    parts["sft"], parts["sll"] = sft_and_sll(log_probs)
+    log_y = log_probs.log_softmax(-1)  # (B, m, m) from the vocabulary to the m identifiers
+    tau = gold_rank(ratings)  # (B, m)
+    parts = {"sft": sft_loss(log_probs, order),
+             "sll": soft_lambda_loss(log_y.exp(), ratings, tau, gamma, sigma)}
     if other_log_probs is not None:
-        y, other = log_probs.log_softmax(-1), other_log_probs.log_softmax(-1)
-        if loss_on_both:
-            sft, sll = sft_and_sll(other_log_probs)
-            parts["sft"], parts["sll"] = (parts["sft"] + sft) / 2, (parts["sll"] + sll) / 2
-        parts["psl"] = permutation_loss(y, other, through_target)
-        parts["kl"] = (parts["psl"] - permutation_loss(y, y)).detach()
+        other_log_y = other_log_probs.log_softmax(-1)  # (B, m, m)
+        parts["psl"] = permutation_loss(log_y, other_log_y, through_target)
+        entropy = permutation_loss(log_y, log_y)  # (B,)
+        parts["kl"] = (parts["psl"] - entropy).detach()
     if history is not None:
         parts["history"] = history
     weights = {"sft": 1.0, "sll": alpha, "psl": beta, "history": history_weight}
     # A term of weight 0 is left out, not multiplied by 0: 0 * inf would be NaN.
-    parts["total"] = sum(weights[name] * parts[name] for name in weights if name in parts and weights[name])
+    used = [name for name in weights if name in parts and weights[name] > 0]
+    parts["total"] = sum(weights[name] * parts[name] for name in used)
     return parts
 
 
-# ---- 5. Ranking: one prompt, one displayed order; PSL costs nothing here (PAPER: claim 4) ---------------------------
+# ---- 5. Ranking: one prompt, one displayed order; PSL costs nothing here (PAPER: claim 4) --------
 
-def next_item_logits(model, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Logits (B, m) of the m identifiers, by item, from hidden states (B, d); float32 even under autocast: bf16 has
-    eight bits, and ten candidates would often tie."""
-    head = model.get_output_embeddings()
+def token_logits(model, hidden: Tensor, tokens: Tensor) -> Tensor:
+    """Logits (B, n) of the given tokens (n,) alone, from hidden states (B, d).
+
+    In float32 even under autocast: bf16 has eight bits, and ten candidates would often tie.
+    """
+    output_layer = model.get_output_embeddings()
+    weight = output_layer.weight[tokens].float()  # (n, d)
+    bias = getattr(output_layer, "bias", None)
+    if bias is not None:
+        bias = bias[tokens].float()  # (n,)
     with torch.autocast(hidden.device.type, enabled=False):
-        bias = None if getattr(head, "bias", None) is None else head.bias[batch.identifiers].float()
-        by_slot = F.linear(hidden.float(), head.weight[batch.identifiers].float(), bias)  # (B, m)
-    return by_slot.gather(-1, batch.slots.argsort(-1))
+        return F.linear(hidden.float(), weight, bias)
+
+
+def next_item_logits(model, output, batch: Batch) -> Tensor:
+    """Logits (B, m), by item, of what follows the last token that the model has read."""
+    by_slot = token_logits(model, output.last_hidden_state[:, -1], batch.identifiers)  # (B, m)
+    logits = by_slot.gather(-1, batch.slots.argsort(-1))  # (B, m) item -> slot -> logit
+    finite = logits.isfinite().all(-1)  # (B,)
+    if not finite.all():
+        rows = (~finite).nonzero().flatten().tolist()
+        raise AlroError(f"the model's logits are not finite in rows {rows} of the batch: "
+                        "its weights are broken")
+    return logits
+
+
+def prompts_at_the_right_edge(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """(input_ids, attention mask, position ids), (B, T) each, with every prompt moved to the right.
+
+        in the batch      P r o m p t B A . .        ranked        . . . . P r o m p t
+                          L o n g   p r o m p t                    L o n g   p r o m p t
+
+    The next token then follows each prompt directly. Models with a sliding window count places in
+    the cache, and pads in between would push real tokens out of it. What stood after a prompt (a
+    gold answer, pads) is dropped.
+    """
+    width = batch.input_ids.shape[1]
+    padding = width - batch.prompt_tokens.unsqueeze(-1)  # (B, 1)
+    place = torch.arange(width, device=padding.device) - padding  # (B, T) negative on the padding
+    mask = (place >= 0).long()
+    position_ids = place.clamp(min=0)
+    return batch.input_ids.gather(1, position_ids), mask, position_ids
 
 
 @torch.no_grad()
-def rank_candidates(model, batch: Batch, decode: str = "greedy") -> torch.Tensor:
+def rank_candidates(model, batch: Batch, decode: str = "greedy") -> Tensor:
     """Rank each list's candidates. Always a permutation.
 
     Args:
-        batch: prompts; `positions[:, 0]` is the last prompt token. What follows it (a gold answer) is not seen.
-        decode: "greedy": m steps, each the likeliest identifier not yet out, fed back, with a KV cache;
-            "first": sort the identifiers' logits of the first step: one step, no feedback.
-    Returns: (B, m) long, item indices from best to worst. Ties go to the lower item index, which means nothing
-        (breaking them by slot would let a dead model copy the displayed order).
+        batch: prompts. What follows a prompt (a gold answer) is not seen.
+        decode: "greedy": m steps, each the likeliest identifier not yet out, fed back, with a KV
+            cache; "first": sort the identifiers' logits of the first step: one step, no feedback.
+    Returns: (B, m) long, item indices from best to worst. Ties go to the lower item index, which
+        means nothing (breaking them by slot would let a dead model copy the displayed order).
     Raises: AlroError if a logit is not finite; ValueError for another decode.
-    Source: PAPER, the ranking is what the model writes. GUESS: greedy, constrained to the identifiers.
+    Source: PAPER (summary M), the ranking is what the model writes. GUESS: greedy, constrained to
+        the identifiers.
     """
     if decode not in ("greedy", "first"):
         raise ValueError(f'decode must be "greedy" or "first", got {decode!r}')
     model = backbone(model)
-    last = batch.positions[:, :1]  # (B, 1)
-    # Prompts move to the right edge, so that the next token follows each: models with a sliding window count places in
-    # the cache, and pads in between would push real tokens out of it. What stood after a prompt is dropped.
-    place = torch.arange(batch.input_ids.shape[1], device=last.device) - (batch.input_ids.shape[1] - 1 - last)  # (B, T)
-    mask, place = (place >= 0).long(), place.clamp(min=0)
-    output = model.base_model(input_ids=batch.input_ids.gather(1, place), attention_mask=mask, position_ids=place,
+    # Stage 1: read the prompts.
+    input_ids, mask, position_ids = prompts_at_the_right_edge(batch)
+    output = model.base_model(input_ids=input_ids, attention_mask=mask, position_ids=position_ids,
                               use_cache=decode == "greedy")
-    hidden = output.last_hidden_state[:, -1]  # (B, d)
-    tokens, out = batch.item_tokens(), torch.zeros_like(batch.slots, dtype=torch.bool)  # (B, m), (B, m) already out
-    ranking = []
-    for step in range(1, batch.slots.shape[-1] + 1):
-        logits = next_item_logits(model, hidden, batch)  # (B, m)
-        if not logits.isfinite().all():
-            rows = (~logits.isfinite().all(-1)).nonzero().flatten().tolist()
-            raise AlroError(f"the model's logits are not finite in rows {rows} of the batch: its weights are broken")
-        if decode == "first":
-            return logits.argsort(dim=-1, descending=True, stable=True)
-        item = logits.masked_fill(out, -torch.inf).argmax(-1, keepdim=True)  # (B, 1)
+    logits = next_item_logits(model, output, batch)  # (B, m)
+    if decode == "first":
+        return logits.argsort(dim=-1, descending=True, stable=True)
+    # Stage 2: write the identifiers, each the likeliest of those that are left.
+    tokens = batch.item_tokens()  # (B, m)
+    already_out = torch.zeros_like(logits, dtype=torch.bool)  # (B, m)
+    next_place = batch.prompt_tokens.unsqueeze(-1)  # (B, 1) just after the prompt
+    item = logits.argmax(-1, keepdim=True)  # (B, 1)
+    ranking = [item]
+    for step in range(1, logits.shape[-1]):
+        already_out = already_out.scatter(-1, item, True)
+        mask = torch.cat([mask, torch.ones_like(next_place)], dim=-1)  # (B, T + step)
+        output = model.base_model(
+            input_ids=tokens.gather(-1, item), attention_mask=mask,
+            position_ids=next_place + step - 1,
+            past_key_values=output.past_key_values, use_cache=True)
+        logits = next_item_logits(model, output, batch)  # (B, m)
+        item = logits.masked_fill(already_out, -torch.inf).argmax(-1, keepdim=True)  # (B, 1)
         ranking.append(item)
-        if step == batch.slots.shape[-1]:
-            return torch.cat(ranking, dim=-1)
-        out = out.scatter(-1, item, True)
-        mask = torch.cat([mask, torch.ones_like(last)], dim=-1)  # (B, T + step)
-        output = model.base_model(input_ids=tokens.gather(-1, item), attention_mask=mask, position_ids=last + step,
-                                  past_key_values=output.past_key_values, use_cache=True)
-        hidden = output.last_hidden_state[:, -1]  # (B, d)
+    return torch.cat(ranking, dim=-1)
 
 
-# ---- python alro.py: three candidates by hand; nothing is trained ---------------------------------------------------
+# ---- python alro.py: three candidates by hand; nothing is trained --------------------------------
 
 def main() -> None:
     """Print every quantity of the paper for one list of three candidates, rated 5, 3 and 3."""
     torch.set_printoptions(precision=4, sci_mode=False)
-    titles, ratings = ["Fargo (1996)", "Casino (1995)", "Babe (1995)"], torch.tensor([[5.0, 3.0, 3.0]])
+    titles = ["Fargo (1996)", "Casino (1995)", "Babe (1995)"]
+    ratings = torch.tensor([[5.0, 3.0, 3.0]])
+    order = torch.tensor([[0, 1, 2]])
+    print("The prompt in two displayed orders:")
     for slots in ([0, 1, 2], [2, 0, 1]):
         print(build_prompt([("Heat (1995)", 4)], titles, slots), end="\n\n")
-    # Row k: what output position k emits when the positions before it emitted the gold items; by item, not by slot.
+
+    # Row k: what output position k emits when the positions before it emitted the gold items; by
+    # item, not by slot. In the other displayed order the model takes Babe for Casino.
     y = torch.tensor([[[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.2, 0.2, 0.6]]], requires_grad=True)
-    other, order = y.detach()[..., [0, 2, 1]], torch.tensor([[0, 1, 2]])  # the other order's y' takes Babe for Casino
+    other = y.detach()[..., [0, 2, 1]]
+    print("y", y.detach()[0], "y', in the other displayed order", other[0], sep="\n")
+    print("SFT: -(log .6 + log .5 + log .6) / 3 =", f"{sft_loss(y.log(), order).item():.4f} nats")
+
     tau = gold_rank(ratings)
-    print("y", y.detach()[0], "y', in the other displayed order", other[0], "gold rank tau", tau[0], sep="\n")
+    print("gold rank tau", tau[0], sep="\n")
+    print("soft rank of item 1 at gamma 10, from its column of y (.6 .2 .2):")
+    print("  (1 e^6 + 2 e^2 + 3 e^2) / (e^6 + e^2 + e^2) =", f"{soft_rank(y, 10)[0, 0].item():.4f}")
     for gamma in (1, 10, 100):
-        blind = soft_rank(blind_probs(order), gamma)[0]
-        print(f"gamma {gamma}: soft rank", soft_rank(y, gamma).detach()[0], "of the blind model", blind)
+        mine, blind = soft_rank(y, gamma).detach()[0], soft_rank(blind_probs(order), gamma)[0]
+        print(f"gamma {gamma}: soft rank", mine, "of the blind model", blind)
     print("pair weights delta_ij |G_i - G_j|", pair_weights(ratings, tau)[0], sep="\n")
+
     sll = soft_lambda_loss(y, ratings, tau, gamma=10)
-    print("SLL", sll.item(), "bits; d SLL / d y", torch.autograd.grad(sll.sum(), y)[0][0], sep="\n")
-    parts = alro_loss(y.log(), order, ratings, alpha=1, beta=1, gamma=10, other_log_probs=other.log())
-    print("all losses, alpha = beta = 1:", {name: round(value.item(), 4) for name, value in parts.items()})
+    gradient = torch.autograd.grad(sll.sum(), y)[0]  # (1, 3, 3)
+    print("SLL", sll.item(), "bits; d SLL / d y", gradient[0], sep="\n")
+    perfect = soft_lambda_loss(perfect_probs(order), ratings, tau, gamma=10)
+    print("SLL of a model that is sure of the gold order", perfect.item(), sep="\n")
+
+    psl = permutation_loss(y.log(), other.log())
+    print("PSL: the first row gives -(.6 log .6 + .3 log .1 + .1 log .3), the mean of the three is",
+          f"{psl.item():.4f} nats per position")
+    parts = alro_loss(y.log(), order, ratings, alpha=1, beta=1, gamma=10,
+                      other_log_probs=other.log())
+    rounded = {name: round(value.item(), 4) for name, value in parts.items()}
+    print("all losses, alpha = beta = 1:", rounded)
 
 
 if __name__ == "__main__":

@@ -1,66 +1,100 @@
-"""The rivals the paper names, each short, all scored on the very same lists as the language model.
+"""Of the paper: its rivals, all scored on the very same lists as ALRO. None of its method.
 
-    python baselines.py                       popularity, MF, LightGCN, SASRec on the demo's world (data flags: data.py)
-    python baselines.py RUN... --out FOLDER   the same on the runs' lists, and other ways to rank with the runs' models
+    python baselines.py                       popularity, MF, LightGCN, SASRec on the demo's world
+                                              (data flags: data.py)
+    python baselines.py RUN... --out FOLDER   the same on the runs' lists, and other ways to rank
+                                              with the runs' models
 
-Popularity and item mean count; matrix factorisation (MF), LightGCN and SASRec are trained, with squared error on the
-*ratings*: all candidates of a list were consumed, so a rival that learns consumption alone would be a straw man. Each
-of the three predicts mu + b_u + b_i + h_u · e_i and says how a user becomes a vector h_u: MF looks it up, LightGCN
-averages over the user's neighbourhood in the rating graph, SASRec reads the user's ratings in their order.
+Popularity and item mean count; matrix factorisation (MF), LightGCN and SASRec are trained, with
+squared error on the *ratings*: all candidates of a list were consumed, so a rival that learns
+consumption alone would be a straw man. Each of the three predicts mu + b_u + b_i + h_u · e_i and
+says how a user becomes a vector h_u: MF looks it up, LightGCN averages over the user's
+neighbourhood in the rating graph, SASRec reads the user's ratings in their order.
 
-Fit set: splits.fit[split], all ratings that lie before the lists that are scored (never one of theirs, nor a later one
-of that user). Grid: the same number of settings for each rival (GRID); setting and number of epochs are those best in
-NDCG@m on *validation* lists, fitted on what lies before them; then fitted anew on splits.fit[split]. Prior: b_u and b_i
-are damped means (3 more ratings of 0), vectors start near 0 and pay `l2` for their length, so that an item or a
-user with no rating stays at its prior. Ties: by item index, which is random (evaluate.score_ranker).
+Fit set: splits.fit[split], all ratings that lie before the lists that are scored (never one of
+theirs, nor a later one of that user). Grid: the same number of settings for each rival (GRID);
+setting and number of epochs are those best in NDCG@m on *validation* lists, fitted on what lies
+before them; then fitted anew on splits.fit[split]. Prior: b_u and b_i are damped means (3 more
+ratings of 0), vectors start near 0 and pay `l2` for their length, so that an item or a user with
+no rating stays at its prior. Ties: by item index, which is random (evaluate.score_ranker).
+
+In comments: U users, I items, N ratings of the fit set, d numbers in a vector.
 """
 import dataclasses
+import functools
 import itertools
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from alro import AlroError, Batch, backbone, clean_text, encode, next_item_logits, rank_of
-from cli import check_least, from_dict, option, parse, read_config, require, run
-from data import DataConfig, Encoder, Ratings, Splits, informative, list_prompt, load, random_slots, split
-from evaluate import (chance_method, comparison, load_run, model_ranker, named_rows, ndcg, over_seeds,
-                      reference_rankers, score_method, score_ranker, summary, text_table, write_results)
-from model import autocast, build_model, context_length, pick_device
-from train import TrainConfig
+from alro import (AlroError, alro_loss, backbone, clean_text, lambda_loss, rank_of,
+                  token_logits)
+from data import (DataConfig, Ratings, Splits, informative, item_mean, make_encoder,
+                  random_slots)
+from evaluate import (ModelRanker, make_ranker, ndcg, ranker_of_run, ratings_of, reference_rankers,
+                      score_ranker)
+from evaluate import (EvaluationData, about_runs, check_data_of_run, check_split, check_writable,
+                      comparison, data_hashes, load_evaluation, named_rows, report_shortened,
+                      score_table, text_table, write_results)
+from model import autocast, build_model, encode, pick_device
+from runs import (check_input, check_minimum, config_from_dict, option, parse_flags, progress,
+                  read_run_config, run_script)
+from train import TrainConfig, both_displayed_orders, references
 
 
 @dataclasses.dataclass(frozen=True)
 class BaselineConfig:
-    out: str | None = option(None, "write eval-SPLIT.json and eval-SPLIT.lists.jsonl into this folder")
-    split: str = option("test", "lists to score: test, or valid (flattering: the grid is chosen there)")
+    out: str | None = option(
+        None, "write eval-SPLIT.json and eval-SPLIT.lists.jsonl into this folder")
+    split: str = option(
+        "test", "lists to score: test, or valid (flattering: the grid is chosen there)")
     orders: int = option(3, "random displayed orders of each list")
     limit: int = option(0, "score at most this many lists; 0 = all")
     seed: int = option(0, "of weights, batches and dropout; never of the data")
-    pool: bool = option(False, "runs that differ in their seed alone become one row, the mean over seeds")
+    pool: bool = option(
+        False, "runs that differ in their seed alone become one row, the mean over seeds")
     embedding: bool = option(True, "fit the rivals without a language model, too")
 
     def __post_init__(self):
-        require(self.split in ("valid", "test"), f"--split must be valid or test, got {self.split!r}")
-        check_least(self, orders=1, limit=0, seed=0)
+        check_split(self.split)
+        check_minimum(self, orders=1, limit=0, seed=0)
 
+
+# ---- Rivals without a language model -------------------------------------------------------------
 
 class Fit:
-    """The rows of Ratings a rival is fitted on, as tensors, and the part of a rating that needs no taste."""
+    """The ratings a rival is fitted on, and the part of a rating that needs no taste."""
 
-    def __init__(self, ratings: Ratings, rows: np.ndarray, damping: float = 3, rounds: int = 10):
-        self.n_users, self.n_items = len(ratings.users), len(ratings.items)
-        user, item, rating = ratings.user[rows], ratings.item[rows], ratings.rating[rows]  # (N,) by user, then time
-        of_user, of_item = np.bincount(user, minlength=self.n_users), np.bincount(item, minlength=self.n_items)
-        mean, by_user, by_item = rating.mean(), np.zeros(self.n_users), np.zeros(self.n_items)
-        for _ in range(rounds):  # each in turn the damped mean of what the other leaves over
-            by_item = np.bincount(item, rating - mean - by_user[user], self.n_items) / (of_item + damping)
-            by_user = np.bincount(user, rating - mean - by_item[item], self.n_users) / (of_user + damping)
-        self.user, self.item, self.bias = torch.tensor(user), torch.tensor(item), by_item  # (N,), (N,), (I,)
-        self.centred = torch.tensor(rating - mean - by_item[item]).float()  # (N,) a rating, by what it beats the item's
-        self.rest = self.centred - torch.tensor(by_user).float()[self.user]  # (N,) rating - mu - b_u - b_i: the target
-        self.of_user, self.of_item = torch.tensor(of_user), torch.tensor(of_item)  # (U,), (I,) numbers of ratings
+    def __init__(self, ratings, rows, damping=3, rounds=10):
+        user = ratings.user[rows]  # (N,)
+        item = ratings.item[rows]  # (N,)
+        rating = ratings.rating[rows]  # (N,)
+        self.n_users = len(ratings.users)
+        self.n_items = len(ratings.items)
+        of_user = np.bincount(user, minlength=self.n_users)  # (U,) numbers of ratings
+        of_item = np.bincount(item, minlength=self.n_items)  # (I,)
+        rating = rating - rating.mean()
+        b_u = np.zeros(self.n_users)
+        b_i = np.zeros(self.n_items)
+        # Each in turn is the damped mean of what the other leaves over.
+        for _ in range(rounds):
+            item_total = np.bincount(item, rating - b_u[user], self.n_items)
+            b_i = item_total / (of_item + damping)
+            user_total = np.bincount(user, rating - b_i[item], self.n_users)
+            b_u = user_total / (of_user + damping)
+        self.bias = b_i
+        # Rows are sorted by user, then time.
+        self.user = torch.tensor(user)  # (N,)
+        self.item = torch.tensor(item)  # (N,)
+        self.of_user = torch.tensor(of_user)
+        self.of_item = torch.tensor(of_item)
+        self.centred = torch.tensor(rating - b_i[item]).float()  # (N,) rating - mu - b_i
+        user_bias = torch.tensor(b_u).float()[self.user]  # (N,)
+        self.rest = self.centred - user_bias  # (N,) rating - mu - b_u - b_i: the target
 
 
 def table(rows: int, width: int) -> nn.Embedding:
@@ -69,124 +103,217 @@ def table(rows: int, width: int) -> nn.Embedding:
     return embedding
 
 
-def squared(users: torch.Tensor, items: torch.Tensor, target: torch.Tensor, l2: float) -> torch.Tensor:
-    """Mean squared error of users · items (n, d) against target (n,), and the price of the vectors' lengths."""
-    return ((users * items).sum(-1) - target).square().mean() + l2 * (users.square() + items.square()).sum(-1).mean()
+def squared_loss(users, items, target, l2):
+    """Mean squared error of users · items (n, d) against target (n,), and the vectors' price."""
+    error = (users * items).sum(-1) - target  # (n,)
+    length = (users.square() + items.square()).sum(-1)  # (n,)
+    return error.square().mean() + l2 * length.mean()
 
 
-class MF(nn.Module):
-    """Biased matrix factorisation (Koren, Bell, Volinsky 2009): a free vector for each user and item."""
+class FreeVectors(nn.Module):
+    """A rival with a free vector for each user and each item."""
 
-    def __init__(self, fit: Fit, dim: int, l2: float, batch: int = 2048):
+    def __init__(self, fit: Fit, dim: int, l2: float):
         super().__init__()
-        self.fit, self.l2, self.batch = fit, l2, batch
-        self.user, self.item = table(fit.n_users, dim), table(fit.n_items, dim)
+        self.fit = fit
+        self.l2 = l2
+        self.user = table(fit.n_users, dim)
+        self.item = table(fit.n_items, dim)
+
+
+class MF(FreeVectors):
+    """Biased matrix factorisation (Koren, Bell, Volinsky 2009)."""
+
+    batch_size = 2048
 
     def losses(self):
-        for rows in torch.randperm(len(self.fit.user)).split(self.batch):
-            yield squared(self.user(self.fit.user[rows]), self.item(self.fit.item[rows]), self.fit.rest[rows], self.l2)
+        fit = self.fit
+        for rows in torch.randperm(len(fit.user)).split(self.batch_size):
+            users = self.user(fit.user[rows])  # (n, d)
+            items = self.item(fit.item[rows])  # (n, d)
+            yield squared_loss(users, items, fit.rest[rows], self.l2)
 
     def vectors(self):
         return self.user.weight, self.item.weight  # (U, d), (I, d)
 
 
-class LightGCN(nn.Module):
-    """LightGCN (He et al. 2020): vectors summed over walks of 0..layers steps in the user-item graph, no weights.
+class LightGCN(FreeVectors):
+    """LightGCN (He et al. 2020): vectors summed over walks of 0..layers steps in the rating graph.
 
-    OURS: an edge weighs what the rating has above mu + b_u + b_i, so that dislike pushes away; and a rating is learned
-    from a graph without it, a tenth of the edges at a time, or its own edge would give it away.
+    OURS: an edge weighs what the rating has above mu + b_u + b_i, so that dislike pushes away; and
+    a rating is learned from a graph without it, a tenth of the edges at a time, or its own edge
+    would give it away.
     """
 
-    def __init__(self, fit: Fit, dim: int, l2: float, layers: int = 2, folds: int = 10):
-        super().__init__()
-        self.fit, self.l2, self.layers, self.folds = fit, l2, layers, folds
-        self.user, self.item = table(fit.n_users, dim), table(fit.n_items, dim)
-        degree = (fit.of_user[fit.user] * fit.of_item[fit.item]).float()
-        self.weight = fit.rest / degree.sqrt()  # (N,) as in LightGCN, but for the sign and size of the rating
+    layers = 2
+    folds = 10
+
+    def __init__(self, fit: Fit, dim: int, l2: float):
+        super().__init__(fit, dim, l2)
+        # Where many edges meet, each counts less: LightGCN's symmetric normalisation.
+        degree = fit.of_user[fit.user] * fit.of_item[fit.item]  # (N,)
+        self.weight = fit.rest / degree.float().sqrt()  # (N,) but for sign and size, as there
 
     def vectors(self, edges=slice(None)):
-        user, item, weight = self.fit.user[edges], self.fit.item[edges], self.weight[edges].unsqueeze(1)
-        users, items = [self.user.weight], [self.item.weight]
+        user = self.fit.user[edges]
+        item = self.fit.item[edges]
+        weight = self.weight[edges].unsqueeze(1)  # (edges, 1)
+        users = [self.user.weight]
+        items = [self.item.weight]  # after 0, 1, ... steps
         for _ in range(self.layers):
-            from_items = torch.zeros_like(users[0]).index_add(0, user, weight * items[-1][item])
-            from_users = torch.zeros_like(items[0]).index_add(0, item, weight * users[-1][user])
-            users.append(from_items), items.append(from_users)
+            to_users = weight * items[-1][item]  # (edges, d)
+            to_items = weight * users[-1][user]  # (edges, d)
+            no_users = torch.zeros_like(users[0])
+            no_items = torch.zeros_like(items[0])
+            users.append(no_users.index_add(0, user, to_users))
+            items.append(no_items.index_add(0, item, to_items))
         return sum(users), sum(items)  # (U, d), (I, d)
 
     def losses(self):
-        fold = torch.randint(self.folds, self.fit.user.shape)  # (N,)
-        for one in range(self.folds):
-            rows, (users, items) = fold == one, self.vectors(fold != one)
-            yield squared(users[self.fit.user[rows]], items[self.fit.item[rows]], self.fit.rest[rows], self.l2)
+        fit = self.fit
+        fold_of = torch.randint(self.folds, fit.user.shape)  # (N,)
+        for fold in range(self.folds):
+            users, items = self.vectors(fold_of != fold)
+            rows = fold_of == fold
+            user = users[fit.user[rows]]  # (n, d)
+            item = items[fit.item[rows]]  # (n, d)
+            yield squared_loss(user, item, fit.rest[rows], self.l2)
+
+
+class Attention(nn.Module):
+    """One block of SASRec: self-attention to places up to one's own, then an MLP."""
+
+    def __init__(self, dim, dropout):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.attended = nn.Linear(dim, dim)
+        wide = nn.Linear(dim, 2 * dim)
+        narrow = nn.Linear(2 * dim, dim)
+        self.mlp = nn.Sequential(nn.LayerNorm(dim), wide, nn.GELU(), narrow)
+
+    def forward(self, x):  # (W, L, d)
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        seen = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.dropout(self.attended(seen))
+        return x + self.dropout(self.mlp(x))
 
 
 class SASRec(nn.Module):
     """SASRec (Kang, McAuley 2018): causal self-attention over the user's ratings in their order.
 
-    OURS: a position reads an item and its rating, and predicts the *ratings* of the next `ahead` items, about as many
-    as a list holds (SASRec: which item is next). Its offset takes the place of b_u, which would know the future.
+    OURS: a place reads an item and its rating, and predicts the *ratings* of the next `ahead`
+    items, about as many as a list holds (SASRec: which item is next). Its offset takes the place of
+    b_u, which would know the future.
+
+    Rows of the fit set are cut into W windows of L places; -1 = no rating there.
     """
 
-    def __init__(self, fit: Fit, dim: int, l2: float, length: int = 50, ahead: int = 10, dropout: float = 0.2,
-                 layers: int = 1, batch: int = 64):
+    layers = 1
+    dropout = 0.2
+    batch_size = 64
+
+    def __init__(self, fit: Fit, dim: int, l2: float, length: int = 50, ahead: int = 10):
         super().__init__()
-        self.fit, self.l2, self.length, self.ahead, self.batch = fit, l2, length, ahead, batch
-        self.item, self.read, self.liked = (table(fit.n_items, dim) for _ in range(3))
-        self.place, self.rating, self.dropout = table(length, dim), table(1, dim), nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(nn.ModuleDict({
-            "norm": nn.LayerNorm(dim), "qkv": nn.Linear(dim, 3 * dim), "attended": nn.Linear(dim, dim),
-            "mlp": nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))})
-            for _ in range(layers))
+        self.fit = fit
+        self.l2 = l2
+        self.length = length
+        self.ahead = ahead
+        self.item = table(fit.n_items, dim)   # as what is predicted,
+        self.read = table(fit.n_items, dim)   # as what was rated,
+        self.liked = table(fit.n_items, dim)  # and that times the rating
+        self.place = table(length, dim)
+        self.rating = table(1, dim)
+        self.drop = nn.Dropout(self.dropout)
+        blocks = [Attention(dim, self.dropout) for _ in range(self.layers)]
+        self.blocks = nn.Sequential(*blocks)
         self.out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim + 1))
-        self.first = fit.of_user.cumsum(0) - fit.of_user  # (U,) each user's first row
-        self.end = fit.of_user.cumsum(0)                  # (U,) the row after the last
+        self.end = fit.of_user.cumsum(0)     # (U,) the row after each user's last
+        self.first = self.end - fit.of_user  # (U,) each user's first row
 
     def states(self, rows: torch.Tensor) -> torch.Tensor:
-        """(W, L, d + 1): offset and vector of the user, known after each of `rows` (W, L); at the end, -1 = none."""
-        item, rating = self.fit.item[rows], self.fit.centred[rows].unsqueeze(-1)  # (W, L), (W, L, 1)
-        x = self.read(item) + rating * (self.liked(item) + self.rating.weight) + self.place.weight[:rows.shape[1]]
-        x = self.dropout(x * x.shape[-1] ** 0.5)  # (W, L, d)
-        for block in self.blocks:
-            q, k, v = block["qkv"](block["norm"](x)).chunk(3, -1)
-            seen = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)  # of places up to one's own
-            x = x + self.dropout(block["attended"](seen))
-            x = x + self.dropout(block["mlp"](x))
-        return self.out(x)
+        """(W, L, d + 1): offset and vector of the user, known after each of `rows` (W, L)."""
+        item = self.fit.item[rows]  # (W, L)
+        rating = self.fit.centred[rows].unsqueeze(-1)  # (W, L, 1)
+        # A rating of 0 is as good as the item's mean: then only what was rated is read.
+        liked = self.liked(item) + self.rating.weight
+        x = self.read(item) + rating * liked  # (W, L, d)
+        x = x + self.place.weight[:rows.shape[1]]
+        x = self.drop(x * x.shape[-1] ** 0.5)
+        return self.out(self.blocks(x))
+
+    def window(self, start, end, width):
+        """(W, width) the rows from start (W,) on; -1 from end (W,) on."""
+        rows = start[:, None] + torch.arange(width)
+        return torch.where(rows < end[:, None], rows, -1)
 
     def losses(self):
-        fit, width = self.fit, self.length + self.ahead
-        offset = torch.randint(self.length, (fit.n_users,))[fit.user]  # (N,) each epoch cuts elsewhere
-        place = torch.arange(len(fit.user)) - self.first[fit.user]
-        begin = ((place == 0) | ((place + offset) % self.length == 0)).nonzero()[:, 0]  # (W,)
-        step = torch.arange(width) - torch.arange(self.length)[:, None]  # (L, width) from a place to one that is later
-        for some in begin[torch.randperm(len(begin))].split(self.batch):
-            rows = some[:, None] + torch.arange(width)  # (B, width)
-            rows = torch.where(rows < self.end[fit.user[some]][:, None], rows, -1)
-            h, e = self.states(rows[:, :self.length]), self.item(fit.item[rows])  # (B, L, d + 1), (B, width, d)
-            error = h[..., 1:] @ e.mT + h[..., :1] - fit.centred[rows].unsqueeze(1)  # (B, L, width)
-            price = h[..., 1:].square().sum(-1, True) + e.square().sum(-1).unsqueeze(1)  # (B, L, width)
-            real = (step > 0) & (step <= self.ahead) & (rows >= 0).unsqueeze(1)  # (B, L, width)
-            yield ((error.square() + self.l2 * price) * real).sum() / real.sum().clamp(min=1)
+        fit = self.fit
+        width = self.length + self.ahead
+        # Windows begin at a user's first rating and then every `length`; each epoch cuts elsewhere.
+        offset_of_user = torch.randint(self.length, (fit.n_users,))  # (U,)
+        place = torch.arange(len(fit.user)) - self.first[fit.user]  # (N,) in the user's history
+        cut = (place + offset_of_user[fit.user]) % self.length == 0
+        begin = ((place == 0) | cut).nonzero()[:, 0]  # (W,)
+        # A place predicts ratings 1 to `ahead` steps later.
+        from_place = torch.arange(self.length)[:, None]
+        step = torch.arange(width) - from_place  # (L, width)
+        soon = (step > 0) & (step <= self.ahead)
+        shuffled = begin[torch.randperm(len(begin))]
+        for start in shuffled.split(self.batch_size):
+            end = self.end[fit.user[start]]
+            rows = self.window(start, end, width)  # (B, width)
+            offset_and_user = self.states(rows[:, :self.length])  # (B, L, d + 1)
+            offset = offset_and_user[..., :1]
+            user = offset_and_user[..., 1:]
+            item = self.item(fit.item[rows])  # (B, width, d)
+            predicted = user @ item.mT + offset  # (B, L, width)
+            error = predicted - fit.centred[rows].unsqueeze(1)
+            user_length = user.square().sum(-1, True)
+            item_length = item.square().sum(-1)
+            price = self.l2 * (user_length + item_length.unsqueeze(1))  # (B, L, width)
+            real = soon & (rows >= 0).unsqueeze(1)  # (B, L, width)
+            loss = (error.square() + price) * real
+            yield loss.sum() / real.sum().clamp(min=1)
 
     def vectors(self):
-        rows = (self.end - self.length).maximum(self.first)[:, None] + torch.arange(self.length)  # (U, L)
-        rows = torch.where(rows < self.end[:, None], rows, -1)
+        start = (self.end - self.length).maximum(self.first)  # (U,)
+        rows = self.window(start, self.end, self.length)  # (U, L)
         last = (rows >= 0).sum(1) - 1  # (U,) -1: no rating
-        h = self.states(rows)[torch.arange(len(last)), last, 1:]  # (U, d)
-        return h * (last >= 0)[:, None], self.item.weight  # (U, d), (I, d)
+        every_user = torch.arange(len(last))
+        users = self.states(rows)[every_user, last, 1:]  # (U, d)
+        # One without a rating stays at the prior: no taste.
+        return users * (last >= 0)[:, None], self.item.weight  # (U, d), (I, d)
 
 
-# ---- Fitting them ---------------------------------------------------------------------------------------------------
+# ---- Fitting them --------------------------------------------------------------------------------
 
-RIVALS = {"MF": (MF, 30, 0.01), "LightGCN": (LightGCN, 20, 0.01), "SASRec": (SASRec, 20, 0.002)}  # epochs at most, lr
-GRID = [{"dim": dim, "l2": l2} for dim in (8, 32) for l2 in (0.003, 0.02, 0.1)]  # the same six settings for each
+# The class, epochs at most, and the learning rate.
+RIVALS = {"MF": (MF, 30, 0.01), "LightGCN": (LightGCN, 20, 0.01), "SASRec": (SASRec, 20, 0.002)}
+# As many settings for each of them, or the one that was tuned most would win.
+GRID = [{"dim": dim, "l2": l2} for dim in (8, 32) for l2 in (0.003, 0.02, 0.1)]
+PATIENCE = 5  # epochs without a better one
 
 
-def fitted(name: str, ratings: Ratings, rows: np.ndarray, setting: dict, epochs: int, seed: int):
-    """After each epoch of a rival's training on the given rows: its score of one list, one -> (m,)."""
-    torch.manual_seed(seed)
+class Choice(NamedTuple):
+    valid_ndcg: float
+    setting: dict
+    epochs: int
+
+
+def taste_score(bias, users, items):
+    """A function ranking_list -> (m,): b_i + h_u · e_i of its candidates."""
+    def score(ranking_list):
+        candidates = ranking_list.items
+        return bias[candidates] + items[candidates] @ users[ranking_list.user]
+    return score
+
+
+def score_after_each_epoch(name, fit, setting, epochs, seed):
+    """Train a rival; after each epoch, its score of a list."""
+    torch.manual_seed(seed)  # each setting begins alike, and can be fitted again by itself
     kind, _, lr = RIVALS[name]
-    fit = Fit(ratings, rows)
     model = kind(fit, **setting)
     optimizer = torch.optim.Adam(model.parameters(), lr)
     for _ in range(epochs):
@@ -197,167 +324,330 @@ def fitted(name: str, ratings: Ratings, rows: np.ndarray, setting: dict, epochs:
             optimizer.step()
         model.eval()
         with torch.no_grad():
-            users, items = (vectors.double().numpy() for vectors in model.vectors())  # (U, d), (I, d)
-        yield lambda one, users=users, items=items: fit.bias[one.items] + items[one.items] @ users[one.user]
+            users, items = (vectors.double().numpy() for vectors in model.vectors())
+        yield taste_score(fit.bias, users, items)
 
 
-def embedding_rankers(ratings: Ratings, splits: Splits, on: str, seed: int = 0) -> tuple[dict, dict]:
-    """(name -> ranker, name -> what was chosen): popularity and the three rivals, ready to rank the lists of `on`."""
-    count = np.bincount(ratings.item[splits.fit[on]], minlength=len(ratings.items))
-    rankers, chosen = {"popularity": score_ranker(lambda one: count[one.items])}, {}
-    valid = informative(splits.valid, "validation")
-    rated = torch.tensor([one.ratings for one in valid])  # (N, m)
-    for name, (_, most, _) in RIVALS.items():
-        found = []  # (validation NDCG@m, setting, epochs)
-        for number, setting in enumerate(GRID):
-            for epoch, score in enumerate(fitted(name, ratings, splits.fit["valid"], setting, most, seed), 1):
-                order = score_ranker(score)(valid, None)
-                found.append((ndcg(rated, order, rated.shape[1]).mean().item(), -number, epoch))
-                if epoch - max(found[-epoch:])[2] >= 5:
-                    break  # five epochs without a better one
-        best, number, epochs = max(found)
-        chosen[name] = {**GRID[-number], "epochs": epochs, "valid_ndcg": best}
-        *_, score = fitted(name, ratings, splits.fit[on], GRID[-number], epochs, seed)
+def best_epoch(name, fit, setting, lists, seed) -> Choice:
+    """When to stop with this setting: at the epoch best on the (validation) lists."""
+    best = Choice(-math.inf, setting, 0)
+    ratings = ratings_of(lists)  # (N, m)
+    _, most, _ = RIVALS[name]
+    scores = score_after_each_epoch(name, fit, setting, most, seed)
+    for epoch, score in enumerate(scores, 1):
+        order = score_ranker(score)(lists, None)  # (N, m)
+        values = ndcg(ratings, order, ratings.shape[1])  # (N,)
+        value = values.mean().item()
+        if value >= best.valid_ndcg:
+            best = Choice(value, setting, epoch)
+        if epoch - best.epochs >= PATIENCE:
+            break
+    return best
+
+
+def embedding_rankers(ratings: Ratings, splits: Splits, split: str, seed: int = 0):
+    """Popularity and the three rivals, ready to rank the lists of a split.
+
+    Returns: ({name: ranker}, {name: what was chosen on validation lists}).
+    """
+    fitted_items = ratings.item[splits.fit[split]]
+    count = np.bincount(fitted_items, minlength=len(ratings.items))  # (I,)
+    rankers = {"popularity": score_ranker(lambda ranking_list: count[ranking_list.items])}
+    chosen = {}
+    valid_lists = informative(splits.valid, "validation")
+    before_valid = Fit(ratings, splits.fit["valid"])
+    before_split = Fit(ratings, splits.fit[split])
+    for name in RIVALS:
+        choices = [best_epoch(name, before_valid, setting, valid_lists, seed)
+                   for setting in progress(GRID, f"fitting {name}")]
+        valid_ndcg, setting, epochs = max(choices, key=lambda choice: choice.valid_ndcg)
+        # Chosen on validation lists, then fitted anew on all that lies before the lists to rank.
+        *_, score = score_after_each_epoch(name, before_split, setting, epochs, seed)
         rankers[name] = score_ranker(score)
+        chosen[name] = {**setting, "epochs": epochs, "valid_ndcg": valid_ndcg}
     return rankers, chosen
 
 
-# ---- Rivals that ask the same language model ------------------------------------------------------------------------
+def told_the_category(data: EvaluationData, damping: float = 5) -> dict:
+    """{name: ranker} that is told each item's category, so that titles are no secret weapon.
+
+    Score: the item's damped mean, and by how much the user's ratings in its category were, on
+    average and damped, above their items' means. It can rank new items, by their category alone.
+    Empty where no categories are known.
+    """
+    ratings = data.ratings
+    name = "told the category"
+    texts = ratings.categories
+    if ratings.expected is not None:
+        name = "told the genre"  # the last word of a title of the synthetic world
+        texts = [title.split()[-1] for title in ratings.titles]
+    if not any(texts or []):
+        return {}
+    names = sorted({name for text in texts for name in text.split()})
+    member = np.array([[name in text.split() for name in names] for text in texts], float)
+    member /= member.sum(1, keepdims=True).clip(1)  # (I, C) each item's shares in its categories
+    user = ratings.user[data.fit]
+    item = ratings.item[data.fit]
+    mean = item_mean(ratings, data.fit)  # (I,)
+    above_mean = ratings.rating[data.fit] - mean[item]  # (N,)
+    weight = member[item]  # (N, C)
+    total, count = np.zeros((2, len(ratings.users), len(names)))  # (U, C) each
+    np.add.at(total, user, above_mean[:, None] * weight)
+    np.add.at(count, user, weight)
+    taste = total / (count + damping)  # (U, C)
+
+    def score(ranking_list):
+        items = ranking_list.items
+        return mean[items] + member[items] @ taste[ranking_list.user]
+    return {name: score_ranker(score)}
+
+
+# ---- Rivals that ask the same language model -----------------------------------------------------
 
 def bootstrapped(ranker, rounds: int):
-    """Rank `rounds` independently drawn displayed orders of each list and sort by mean rank: `rounds` calls.
+    """Rank `rounds` independently drawn displayed orders of each list and sort by mean rank.
 
-    The draws depend on the displayed order given: two displayed orders of one list are ranked by independent draws.
+    `rounds` calls. The draws depend on the displayed order given: two displayed orders of one list
+    are ranked by independent draws.
     """
     def rank(lists, slots):
-        total = torch.zeros(len(lists), len(slots[0]))
+        total = torch.zeros(len(lists), len(slots[0]))  # (N, m)
         for r in range(rounds):
-            drawn = [random_slots(len(some), "bootstrap", r, one.list_id, some) for one, some in zip(lists, slots)]
+            drawn = []
+            for ranking_list, given in zip(lists, slots):
+                key = (r, ranking_list.list_id, given)
+                drawn.append(random_slots(len(given), "bootstrap", *key))
             total += rank_of(ranker(lists, drawn))
         return total.argsort(dim=-1, stable=True)
     return rank
 
 
-def point_wise(model, encoder: Encoder, levels: np.ndarray, batch_size: int = 64):
-    """Each candidate as one more line of the history; score = expected rating: m calls, blind to the displayed order.
+def rating_prompts(encoder, ranking_list) -> list[str]:
+    """For each candidate, the history and one more line of it, which wants the rating."""
+    prompt = encoder.tokenise([ranking_list], [ranking_list.shown])[0]
+    history = prompt.text.split("\n")[:prompt.lines + 1]
+    titles = [clean_text(encoder.words.texts[item]) for item in ranking_list.items]
+    return ["\n".join([*history, f"{title}: "]) for title in titles]
 
-    What the history loss trains (alro.history_loss). levels (L,): the scale's ratings, which must differ in their last
-    token only; L is 5 in MovieLens-100K. Raises: AlroError where they do not, as half stars ("4", "4.5").
+
+def point_wise(ranker: ModelRanker, levels: np.ndarray, batch_size: int = 64):
+    """Each candidate as one more line of the history; score = expected rating.
+
+    m calls, blind to the displayed order. What the history loss trains (alro.history_loss).
+    Args: ranker: holds model and encoder; levels (L,): the scale's ratings, which must differ in
+        their last token only; L is 5 in MovieLens-100K.
+    Raises: AlroError where they do not, as half stars ("4", "4.5").
     """
+    model = ranker.model
+    encoder = ranker.encoder
+    # Then one softmax tells the expected rating, at the place where the prompt ends.
     rated = encode(encoder.tokenizer, [f"Heat (1995): {level:g}" for level in levels]).input_ids
-    require(len({tuple(row[:-1]) for row in rated}) == 1, "point-wise ranking needs ratings that differ in one token")
-    tokens, device = torch.tensor([row[-1] for row in rated]), next(model.parameters()).device  # (L,)
+    before = {tuple(tokens[:-1]) for tokens in rated}
+    check_input(len(before) == 1, "point-wise ranking needs ratings that differ in one token")
+    level_tokens = torch.tensor([tokens[-1] for tokens in rated])  # (L,)
+    device = next(model.parameters()).device
 
-    def score(lists):
-        texts = []
-        for one in lists:
-            head = list_prompt(encoder, one, one.shown).split("\n")[:len(one.history) + 1]
-            texts += ["\n".join([*head, f"{clean_text(encoder.titles[item])}: {levels[0]:g}"]) for item in one.items]
-        rows, expected = encode(encoder.tokenizer, texts).input_ids, []
-        for some in torch.arange(len(rows)).split(batch_size):
-            prompts = [torch.tensor(rows[i][:-1]) for i in some]  # without the rating
-            last = torch.tensor([[len(prompt) - 1] for prompt in prompts])  # (B, 1)
-            ids = torch.nn.utils.rnn.pad_sequence(prompts, True)  # (B, T)
-            slots = torch.arange(len(levels)).expand(len(some), -1)  # (B, L) ratings in the place of candidates
-            batch = Batch(ids, last, last, tokens, slots, slots, slots).to(device)
-            with torch.no_grad(), autocast(device):
-                hidden = backbone(model).base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-                hidden = hidden[torch.arange(len(some)), batch.positions[:, 0]]  # (B, d)
-                logits = next_item_logits(backbone(model), hidden, batch).cpu()  # (B, L) float32 (see there)
-            expected.append(logits.softmax(-1).double() @ torch.tensor(levels))  # (B,)
-        return torch.cat(expected).view(len(lists), -1)  # (N, m)
-    return lambda lists, slots: score(lists).argsort(dim=-1, descending=True, stable=True)
-
-
-def pair_wise(model, encoder: Encoder, batch_size: int = 256):
-    """The list-wise model on every pair of candidates, in both orders; sort by wins: m (m - 1) calls."""
-    two = dataclasses.replace(encoder, list_size=2)
+    @torch.no_grad()
+    def expected_ratings(texts):
+        # The rating's token is cut off: what the model would put in its place is the question.
+        tokens = encode(encoder.tokenizer, [f"{text}{levels[0]:g}" for text in texts]).input_ids
+        prompts = [torch.tensor(row[:-1]) for row in tokens]
+        # On the right, where no token that counts looks: no mask is needed.
+        input_ids = nn.utils.rnn.pad_sequence(prompts, True).to(device)  # (B, T)
+        last = torch.tensor([len(prompt) - 1 for prompt in prompts])  # (B,)
+        with autocast(device, ranker.bf16):
+            output = backbone(model).base_model(input_ids=input_ids, use_cache=False)
+            hidden = output.last_hidden_state[torch.arange(len(texts)), last]  # (B, d)
+            logits = token_logits(backbone(model), hidden, level_tokens.to(device))  # (B, L)
+        probs = logits.cpu().softmax(-1)  # (B, L) over the scale alone
+        return probs.double() @ torch.tensor(levels)  # (B,)
 
     def rank(lists, slots):
-        pairs = [(one, i, j) for one in lists for i, j in itertools.combinations(range(len(one.items)), 2)]
-        cut = [dataclasses.replace(one, items=[one.items[i], one.items[j]], ratings=[0.0, 0.0], shown=[0, 1])
-               for one, i, j in pairs]
-        wins = torch.zeros(len(lists), len(slots[0]))
-        row = {one.list_id: n for n, one in enumerate(lists)}
-        for shown in ([0, 1], [1, 0]):
-            ranked = model_ranker(model, two, "first", batch_size)(cut, [shown] * len(cut))  # (pairs, 2)
-            for (one, i, j), first in zip(pairs, ranked[:, 0].tolist()):
-                wins[row[one.list_id], (i, j)[first]] += 1
+        texts = []
+        for ranking_list in lists:
+            texts += rating_prompts(encoder, ranking_list)
+        scores = []
+        for start in progress(range(0, len(texts), batch_size), "ranking"):
+            scores.append(expected_ratings(texts[start:start + batch_size]))
+        by_item = torch.cat(scores).view(len(lists), -1)  # (N, m)
+        return by_item.argsort(dim=-1, descending=True, stable=True)
+    return rank
+
+
+def pair_wise(ranker: ModelRanker, batch_size: int = 256):
+    """The list-wise model on every pair of candidates, in both orders; sort by wins.
+
+    m (m - 1) calls.
+    """
+    model = ranker.model
+    encoder = ranker.encoder
+    encoder_of_two = make_encoder(model, encoder.tokenizer, encoder.words, 2)
+    rank_pairs = ModelRanker(model, encoder_of_two, "first", batch_size, ranker.bf16)
+
+    def rank(lists, slots):
+        pairs = []
+        lists_of_two = []
+        for row, ranking_list in enumerate(lists):
+            for pair in itertools.combinations(range(len(ranking_list.items)), 2):
+                items = [ranking_list.items[item] for item in pair]
+                # The ratings of the two are not looked at, but a list has some.
+                two = {"items": items, "ratings": [0.0, 0.0], "shown": [0, 1]}
+                pairs.append((row, pair))
+                lists_of_two.append(dataclasses.replace(ranking_list, **two))
+        wins = torch.zeros(len(lists), len(slots[0]))  # (N, m)
+        # In both orders: what comes from the display alone cancels.
+        for displayed in ([0, 1], [1, 0]):
+            order = rank_pairs(lists_of_two, [displayed] * len(pairs))  # (pairs, 2)
+            for (row, pair), winner in zip(pairs, order[:, 0].tolist()):
+                wins[row, pair[winner]] += 1
         return wins.argsort(dim=-1, descending=True, stable=True)
     return rank
 
 
-def llm_rankers(runs: list[str], ratings: Ratings, m: int) -> dict[str, tuple[dict, int]]:
-    """Ways to rank with the models of finished runs: {way: ({run: ranker}, prompts read per list)}."""
+def ways_to_rank(folder: str, ratings: Ratings, m: int) -> dict:
+    """Ways to rank with a run's model: {end of the row's name: (ranker, prompts per list)}."""
+    list_wise = ranker_of_run(folder, ratings.prompt_words(), m)
+    first_step = ModelRanker(list_wise.model, list_wise.encoder, "first", bf16=list_wise.bf16)
+    ways = {"": (list_wise, 1), ", first step": (first_step, 1)}
+    for rounds in (3, 5):
+        ways[f", {rounds} orders"] = bootstrapped(list_wise, rounds), rounds
     levels = np.unique(ratings.rating)
-    calls = {"": 1, ", first step": 1, ", 3 orders": 3, ", 5 orders": 5, ", point-wise": m, ", pair-wise": m * (m - 1)}
-    ways = {way: ({}, count) for way, count in calls.items()}
-    for folder in runs:
-        model, tokenizer = load_run(folder)
-        encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, m, context_length(model, tokenizer))
-        list_wise = model_ranker(model, encoder)
-        found = {"": list_wise, ", first step": model_ranker(model, encoder, "first"),
-                 ", 3 orders": bootstrapped(list_wise, 3), ", 5 orders": bootstrapped(list_wise, 5),
-                 ", pair-wise": pair_wise(model, encoder)}
-        try:
-            found[", point-wise"] = point_wise(model, encoder, levels)
-        except AlroError as error:  # half stars, say
-            print(f"{folder}: no point-wise row: {error}")
-        for way, ranker in found.items():
-            ways[way][0][folder] = ranker
+    try:
+        ways[", point-wise"] = point_wise(list_wise, levels), m
+    except AlroError as error:  # half stars, say
+        print(f"{folder}: no point-wise row: {error}")
+    ways[", pair-wise"] = pair_wise(list_wise), m * (m - 1)
     return ways
 
 
-def untrained_ranker(folder: str, ratings: Ratings, m: int):
+def untrained_ranker(folder: str, ratings: Ratings, m: int) -> ModelRanker:
     """The model that a run began with: a pretrained one then ranks zero-shot."""
-    cfg = from_dict(TrainConfig, read_config(folder)["train"], f"{folder}/config.json")
+    config = read_run_config(folder)["train"]
+    cfg = config_from_dict(TrainConfig, config, f"{folder}/config.json")
     model, tokenizer = build_model(cfg, ratings)
-    encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, m, context_length(model, tokenizer))
-    return model_ranker(model.to(pick_device()), encoder)
+    model = model.to(pick_device())
+    return make_ranker(model, tokenizer, config, ratings.prompt_words(), m)
 
 
-# ---- python baselines.py --------------------------------------------------------------------------------------------
+# ---- Rivals of the losses: pass one to train.train(..., losses=...) ------------------------------
+
+def first_step_loss(log_probs: torch.Tensor, ratings: torch.Tensor, sigma: float) -> torch.Tensor:
+    """The classic lambda loss (B,), in bits, of the first output position's logits.
+
+    Args: log_probs (B, m, m), of which [:, 0] are scores, large = good; ratings (B, m).
+    """
+    score = log_probs[:, 0]  # (B, m)
+    ranks = rank_of(score.argsort(-1, descending=True))  # by score, not the gold ones
+    return lambda_loss(-score, ratings, ranks, sigma)
+
+
+def first_step_losses(model, batch, cfg) -> dict[str, torch.Tensor]:
+    """As train.losses, but with `first_step_loss` in the place of SLL."""
+    log_probs, other_log_probs, history = both_displayed_orders(model, batch, cfg)
+    order = batch.order[:len(log_probs)]  # (B, m)
+    ratings = batch.ratings[:len(log_probs)]  # (B, m)
+    weights = {"alpha": 0, "beta": cfg.beta, "history_weight": cfg.history_weight}
+    parts = alro_loss(
+        log_probs, order, ratings, **weights, gamma=cfg.gamma, history=history,
+        other_log_probs=other_log_probs, through_target=cfg.through_target)
+    parts["sll"] = first_step_loss(log_probs, ratings, cfg.sigma)
+    if cfg.alpha > 0:
+        parts["total"] = parts["total"] + cfg.alpha * parts["sll"]
+    return {**parts, **references(batch, order, ratings, cfg)}
+
+
+def both_orders_losses(model, batch, cfg) -> dict[str, torch.Tensor]:
+    """As train.losses, but SFT and SLL are the mean over both displayed orders.
+
+    GUESS in train.losses: on the first alone; the paper's sum shows one prompt.
+    """
+    check_input(cfg.beta > 0, "a second displayed order is drawn only where --beta is above 0")
+    log_probs, other_log_probs, history = both_displayed_orders(model, batch, cfg)
+    order = batch.order[:len(log_probs)]  # (B, m)
+    ratings = batch.ratings[:len(log_probs)]  # (B, m)
+    objective = functools.partial(alro_loss, order=order, ratings=ratings, alpha=cfg.alpha,
+                                  gamma=cfg.gamma, sigma=cfg.sigma)
+    parts = objective(
+        log_probs, beta=cfg.beta, other_log_probs=other_log_probs, history=history,
+        through_target=cfg.through_target, history_weight=cfg.history_weight)
+    # Half of the way from the first order's SFT and SLL to the other's.
+    first = objective(log_probs, beta=0)
+    other = objective(other_log_probs, beta=0)
+    for name in ("sft", "sll", "total"):
+        to_other = other[name] - first[name]  # (B,)
+        parts[name] = parts[name] + to_other / 2
+    return {**parts, **references(batch, order, ratings, cfg)}
+
+
+# ---- python baselines.py -------------------------------------------------------------------------
+
+def data_of_runs(configs: dict[str, dict], given: DataConfig) -> DataConfig:
+    """The runs' own data, which must be the same for all; without runs, those of the flags."""
+    if not configs:
+        return given
+    check_input(given == DataConfig(), "with runs, their own data are used: give no data flags")
+    first = next(iter(configs))
+    for folder, config in configs.items():
+        check_input(config["data"] == configs[first]["data"],
+                    f"{folder} was trained on other data than {first}")
+    return config_from_dict(DataConfig, configs[first]["data"], f"{first}/config.json")
+
+
+def llm_rankers(configs: dict[str, dict], ratings: Ratings, m: int, pool: bool):
+    """The rows that ask the runs' models: ({name: rankers, one for each seed}, {name: calls})."""
+    first = next(iter(configs))
+    rankers = {"untrained": [untrained_ranker(first, ratings, m)]}
+    calls = {"untrained": 1}
+    for row, folders in named_rows(configs, pool).items():
+        ways_of_seeds = [ways_to_rank(folder, ratings, m) for folder in folders]
+        for way, (_, count) in ways_of_seeds[0].items():
+            rankers[row + way] = [ways[way][0] for ways in ways_of_seeds]
+            calls[row + way] = count
+    return rankers, calls
+
 
 def main(arguments: list[str] | None = None) -> dict:
-    data_cfg, cfg, runs = parse(arguments, DataConfig, BaselineConfig, positional="runs")
-    configs = {folder: read_config(folder) for folder in runs}
-    if runs:
-        require(data_cfg == DataConfig(), "with runs, their own data are used: give no data flags")
-        for folder, config in configs.items():
-            require(config["data"] == configs[runs[0]]["data"], f"{folder} was trained on other data than {runs[0]}")
-        data_cfg = from_dict(DataConfig, configs[runs[0]]["data"], f"{runs[0]}/config.json")
-    ratings = load(data_cfg)
-    splits = split(ratings, data_cfg)
-    every, fit, m = informative(getattr(splits, cfg.split), cfg.split), splits.fit[cfg.split], data_cfg.list_size
-    lists = every[:cfg.limit or None]
-    methods, calls, chosen = {"chance": chance_method(lists)}, {}, {}
-    if runs:
-        methods["untrained"] = score_method(untrained_ranker(runs[0], ratings, m), lists, cfg.orders)
-        calls["untrained"] = 1
-        ways = llm_rankers(runs, ratings, m)
-        for row, some in named_rows(configs, cfg.pool).items():
-            for way, (rankers, count) in ways.items():
-                if found := [score_method(rankers[one], lists, cfg.orders) for one in some if one in rankers]:
-                    methods[row + way], calls[row + way] = over_seeds(found), count
-    rankers = reference_rankers(ratings, fit)
-    if cfg.embedding:
-        embedding, chosen = embedding_rankers(ratings, splits, cfg.split, cfg.seed)
-        rankers = embedding | rankers
-    methods |= {name: score_method(ranker, lists, cfg.orders) for name, ranker in rankers.items()}
-    models = ", ".join({config["train"]["model"]: 0 for config in configs.values()}) or "no language model"
-    seeds = ", ".join({str(config["train"]["seed"]): 0 for config in configs.values()})
-    result = summary(methods, lists, calls, dataset=data_cfg.dataset, split=cfg.split, model=models, decode="greedy",
-                     seed=f"{seeds} (runs), {cfg.seed} (rivals)" if runs else cfg.seed, orders=cfg.orders,
-                     lists=len(getattr(splits, cfg.split)), informative_lists=len(every), chosen=chosen)
-    print(f"lists {result['data_sha256']}\n{text_table(result)}")
-    for name, setting in chosen.items():
-        print(f"{name}: {setting}")
-    result |= comparison(methods, list(calls)[1] if runs else "item mean", lists, ratings, fit)
+    data_cfg, cfg, runs = parse_flags(arguments, DataConfig, BaselineConfig, positional="runs")
+    configs = {folder: read_run_config(folder) for folder in runs}
+    data_cfg = data_of_runs(configs, data_cfg)
     if cfg.out:
-        Path(cfg.out).mkdir(parents=True, exist_ok=True)
-        write_results(Path(cfg.out), result, methods, lists)
+        check_writable(Path(cfg.out))
+    data = load_evaluation(data_cfg, cfg.split, cfg.limit)
+    hashes = data_hashes(data)
+    for folder, config in configs.items():
+        check_data_of_run(folder, config, hashes)
+
+    # ---- The rows
+    asking, calls, chosen = {}, {}, {}
+    about = {"dataset": data_cfg.dataset, "model": "no language model", "seed": cfg.seed}
+    base = "item mean"
+    if runs:
+        asking, calls = llm_rankers(configs, data.ratings, data.list_size, cfg.pool)
+        about = about_runs([*configs.values()])
+        about["seed"] = f"{about['seed']} (runs), {cfg.seed} (rivals)"
+        base = list(asking)[1]  # the first run's
+    rankers = dict(asking)
+    # The rivals are fitted on what lies before the very lists that the runs are asked to rank.
+    if cfg.embedding:
+        embedding, chosen = embedding_rankers(data.ratings, data.splits, cfg.split, cfg.seed)
+        rankers |= embedding | told_the_category(data)
+    rankers |= reference_rankers(data)
+
+    # ---- The table
+    about |= {"decode": "greedy", "chosen": chosen}
+    result, methods = score_table(rankers, data, cfg.orders, calls, **about)
+    print(f"lists {result['data_sha256']}\n{text_table(result)}")
+    for name, choice in chosen.items():
+        print(f"{name}: {choice}")
+    result |= comparison(methods, base, data)
+    shortened = set()
+    for ranker in itertools.chain(*asking.values()):
+        shortened |= getattr(ranker, "shortened", set())
+    report_shortened(shortened)
+    if cfg.out:
+        write_results(Path(cfg.out), result, methods, data.lists)
     return result
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -1,99 +1,165 @@
 """From ratings to lists of candidates to batches: every dataset behind one type.
 
-    python data.py [--dataset ml-100k --data_path DIR]     what a dataset looks like, and one prompt in two orders
+    python data.py [--dataset ml-100k --data_path DIR]     what a dataset and its prompts look like
 
-    load(cfg) -> Ratings -> split(ratings, cfg) -> Splits of RankingList -> Encoder.batch(lists, ...) -> alro.Batch
+    load(cfg) -> Ratings -> split(ratings, cfg) -> Splits of RankingList
+    Encoder.batch(lists, slots, orders) -> alro.Batch
 
-A dataset is two delimited files, ratings and titles; `LAYOUTS` says all about each: to add a dataset, add a row.
+First the way of one list, from Ratings to its batch; then the synthetic world of the demo; then
+files. A dataset is two files, ratings and titles; `LAYOUTS` says all about each: to add a dataset,
+add a row.
 """
 import array
+import bisect
 import csv
 import dataclasses
+import fnmatch
+import gzip
 import hashlib
+import html
 import itertools
 import json
+import math
 import os
 import re
+import shutil
+import sys
 import tempfile
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from alro import (IDENTIFIERS, AlroError, Batch, build_prompt, clean_text, encode, gold_order, identifier_tokens,
-                  rating_tokens)
-from cli import check_least, explained, option, parse, require, run
-from model import load_tokenizer, special_tokens
+from alro import IDENTIFIERS, AlroError, Batch, build_prompt, clean_text, gold_order
+from model import context_length, encode, identifier_tokens, load_tokenizer, special_tokens
+from runs import check_input, check_minimum, one_line_error, option, parse_flags, run_script
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
-MIN_HISTORY, MAX_RATING = 5, 10  # a list needs so much history; gains are 2^rating - 1: beyond 10 one item would be all
+MIN_HISTORY = 5  # a list exists only where so many ratings come before it
+MAX_RATING = 10  # gains are 2^rating - 1: beyond 10 one item would be all that counts
+FOLDS = 10       # of users; a user sees averages of what the other nine rated (fold_averages)
 
+
+# ---- Types ---------------------------------------------------------------------------------------
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """What to rank. The defaults are the demo's."""
-    dataset: str = option("synthetic", "synthetic, ml-100k, ml-1m, ml-latest-small, recbole or csv")
-    data_path: str | None = option(None, "folder with the dataset's files, as its publisher unpacks them")
-    download: bool = option(False, "fetch an ml-... set into --data_path (or data/<dataset>), its MD5 checked")
+    dataset: str = option(
+        "synthetic", "synthetic, ml-100k, -1m, -10m, -20m, -25m, -32m, -latest-small, recbole, "
+        "amazon-2018 or csv")
+    data_path: str | None = option(
+        None, "folder with the dataset's files, as its publisher unpacks them")
+    download: bool = option(
+        False, "fetch an ml-... set into --data_path (or data/<dataset>), its MD5 checked")
     list_size: int = option(6, "m, candidates in a list, 2..26 (GUESS)")
     history_size: int = option(8, "most ratings of history to show (GUESS)")
-    history_ratings: bool = option(True, "False: the history says what was rated, not how (what ratings add)")
+    history_ratings: bool = option(
+        True, "False: the history says what was rated, not how (what ratings add)")
     stride: int = option(5, "ratings between the ends of a user's training lists (OURS)")
-    noun: str | None = option(None, "what the prompt calls an item (default: the dataset's word)")
-    k_core: int = option(0, "keep users and items with at least this many ratings, again and again until it holds")
+    fields: str = option("title", "what the prompt says of an item: title[,category][,average]")
+    noun: str | None = option(
+        None, "what the prompt calls an item (default: the dataset's word)")
+    k_core: int = option(
+        0, "keep users and items with at least this many ratings, again and again until it holds")
     max_users: int = option(0, "keep this many users, chosen by a hash of their id; 0 = all")
-    data_seed: int = option(0, "seed of the synthetic world (the run's own seed never changes the data)")
+    drop_zeros: bool = option(False, "a rating of 0 means \"not rated\": leave it out")
+    data_seed: int = option(
+        0, "seed of the synthetic world (the run's own seed never changes the data)")
 
     def __post_init__(self):
-        real = self.dataset != "synthetic"
-        require(not real or self.dataset in LAYOUTS,
-                f"--dataset must be one of synthetic, {', '.join(LAYOUTS)}; got {self.dataset!r}")
-        require(self.noun is None or self.noun == clean_text(self.noun) != "", "--noun must be one line of text")
-        require(2 <= self.list_size <= 26, f"--list_size must be 2..26 (A to Z), got {self.list_size}")
-        check_least(self, history_size=0, stride=1, k_core=0, max_users=0, data_seed=0)
-        require(self.dataset.startswith("ml-") or not self.download, "--download works for the ml-... datasets only")
-        require(not real or self.download or self.data_path is not None,
-                f"--dataset {self.dataset} needs --data_path, the folder with its files (or, for ml-..., --download)")
-        require(real or not (self.data_path or self.k_core or self.max_users),
-                "--data_path, --k_core and --max_users are not for the synthetic dataset")
+        known = ["synthetic", *LAYOUTS]
+        check_input(self.dataset in known,
+                    f"--dataset must be one of {', '.join(known)}; got {self.dataset!r}")
+        check_input(re.fullmatch("title(,category)?(,average)?", self.fields),
+                    f"--fields must be title[,category][,average], got {self.fields!r}")
+        check_input(self.noun is None or self.noun == clean_text(self.noun) != "",
+                    "--noun must be one line of text")
+        check_input(2 <= self.list_size <= 26,
+                    f"--list_size must be 2..26 (A to Z), got {self.list_size}")
+        check_minimum(self, history_size=0, stride=1, k_core=0, max_users=0, data_seed=0)
+        check_input(self.dataset.startswith("ml-") or not self.download,
+                    "--download works for the ml-... datasets only")
+        if self.dataset != "synthetic":
+            check_input(self.download or self.data_path is not None,
+                        f"--dataset {self.dataset} needs --data_path, the folder with its files "
+                        "(or, for ml-..., --download)")
+        else:
+            given = self.data_path or self.k_core or self.max_users or self.drop_zeros
+            check_input(not given, "--data_path, --k_core, --max_users and --drop_zeros are not "
+                                   "for the synthetic dataset")
 
 
 @dataclasses.dataclass(frozen=True)
 class ShowConfig:
-    model: str | None = option(None, "count the prompts' tokens with the tokenizer of this Hugging Face id or folder")
+    """What `python data.py` shows."""
+    model: str | None = option(
+        None, "count the prompts' tokens with the tokenizer of this Hugging Face id or folder")
+
+
+class PromptWords(NamedTuple):
+    """The words of a dataset's prompts."""
+    texts: list[str]            # how the prompt names each item
+    noun: str                   # what it calls an item: "movie"
+    scale: tuple[float, float]  # the worst and the best rating
+    averages: np.ndarray | None = None  # (folds, items): what users of a fold see; NaN = nothing
+    folds: list[int] | None = None      # the fold of each user
+
+    def candidate(self, item: int, user: int) -> str:
+        """The text of an item in a candidate's line: with its average, if there is one."""
+        average = np.nan
+        if self.averages is not None:
+            average = self.averages[self.folds[user], item]
+        return self.texts[item] + ("" if np.isnan(average) else f", {average:.1f}")
 
 
 @dataclasses.dataclass
 class Ratings:
-    """A dataset. Row n says: user[n] gave item[n] rating[n] at timestamp[n]; sorted by (user, timestamp, item)."""
-    user: np.ndarray       # (N,) int64, index into users
-    item: np.ndarray       # (N,) int64, index into items and titles
-    rating: np.ndarray     # (N,) float64
-    timestamp: np.ndarray  # (N,) float64, seconds; only their order counts
-    users: list[str]       # ids as the file has them, sorted (as numbers where all are digits)
+    """A dataset. Row n says: user[n] gave item[n] rating[n] at timestamp[n].
+
+    Rows are sorted by (user, timestamp, item).
+    """
+    user: np.ndarray        # (N,) int64, index into users
+    item: np.ndarray        # (N,) int64, index into items and titles
+    rating: np.ndarray      # (N,) float64
+    timestamp: np.ndarray   # (N,) float64, seconds; only their order counts
+    users: list[str]        # ids as the file has them, sorted (as numbers where all are digits)
     items: list[str]
     titles: list[str]
     noun: str
     counts: dict[str, int]  # what was read, dropped and cleaned
-    expected: np.ndarray | None = None  # (users, items) float: the synthetic world's ratings without noise
+    expected: np.ndarray | None = None  # (users, items) float: the world's ratings without noise
+    categories: list[str] | None = None  # by item, "" where none is known
+    fields: str = "title"                # what the prompt says of an item
+    averages: np.ndarray | None = None   # (folds, items), see fold_averages
 
     @property
-    def scale(self) -> tuple[float, float]:
+    def rating_range(self) -> tuple[float, float]:
+        """The lowest and the highest rating seen: what the prompt prints as worst and best."""
         return float(self.rating.min()), float(self.rating.max())
+
+    def prompt_words(self) -> PromptWords:
+        texts = self.titles
+        if "category" in self.fields:
+            pairs = zip(self.titles, self.categories)
+            texts = [f"{title}, {category}" if category else title for title, category in pairs]
+        folds = list(map(fold_of, self.users))
+        return PromptWords(texts, self.noun, self.rating_range, self.averages, folds)
 
 
 @dataclasses.dataclass(frozen=True)
 class RankingList:
-    """m candidates of one user, to be put in the order in which the user went on to rate them."""
+    """m candidates of one user, to be put in order from most to least liked by this user."""
     list_id: str
-    user: int                         # index into Ratings.users
-    history: list[tuple[int, float | None]]  # (item, rating), oldest first: the ratings just before the candidates
-    items: list[int]                  # m candidates in item order: shuffled, so that an index carries no information
-    ratings: list[float]              # m, by item order
-    shown: list[int]                  # the one fixed displayed order a retriever would give: slot -> index into items
+    user: int                                # index into Ratings.users
+    history: list[tuple[int, float | None]]  # (item, rating) just before the list, oldest first
+    items: list[int]      # m candidates in item order: shuffled, so an index carries no information
+    ratings: list[float]  # m, by item order
+    shown: list[int]      # the one displayed order a retriever would give: slot -> index into items
 
     @property
     def informative(self) -> bool:
@@ -104,12 +170,16 @@ class Splits(NamedTuple):
     train: list[RankingList]
     valid: list[RankingList]
     test: list[RankingList]
-    fit: dict[str, np.ndarray]  # split -> rows of Ratings a rival may be fitted on: all that lie before its lists
+    fit: dict[str, np.ndarray]  # split -> rows of Ratings, before its lists, to fit a rival on
 
 
 def generator(*key) -> torch.Generator:
-    """Random numbers that depend on the key alone, not on what was drawn before: any list can be redone by itself."""
-    return torch.Generator().manual_seed(int(hashlib.blake2b(repr(key).encode(), digest_size=7).hexdigest(), 16))
+    """Random numbers that depend on the key alone, not on what was drawn before.
+
+    So any list can be redone by itself: resuming, sharding and comparing are exact.
+    """
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=7).hexdigest()
+    return torch.Generator().manual_seed(int(digest, 16))
 
 
 def random_slots(m: int, *key) -> list[int]:
@@ -117,334 +187,776 @@ def random_slots(m: int, *key) -> list[int]:
     return torch.randperm(m, generator=generator("slots", *key)).tolist()
 
 
-# ---- Reading files --------------------------------------------------------------------------------------------------
+# ---- Split: ratings -> lists ---------------------------------------------------------------------
 
-class Table(NamedTuple):
-    """A delimited file. A column is the pattern of its name in the header or, where there is none, its number."""
-    file: str         # name, or pattern of the one file in the folder
-    separator: str
-    columns: tuple    # of ratings: user, item, rating, timestamp; of titles: item, title and perhaps year
-    width: int = 0    # fields in a line; 0 = the first line is a header and says
-    encoding: str = "utf-8-sig"  # UTF-8 with or without a byte-order mark
+def fit_rows(ratings: Ratings, m: int) -> dict[str, np.ndarray]:
+    """For each split, the rows that a rival may be fitted on: all but its lists and later ones."""
+    n_ratings = np.bincount(ratings.user)  # (users,)
+    from_end = np.cumsum(n_ratings)[ratings.user] - np.arange(len(ratings.user))  # (N,) last = 1
+    held_out = np.zeros(len(ratings.user), bool)
+    fit = {}
+    for name, last in {"test": m, "valid": 2 * m}.items():
+        has_list = n_ratings[ratings.user] >= last + MIN_HISTORY  # (N,)
+        held_out |= has_list & (from_end <= last)
+        fit[name] = np.flatnonzero(~held_out)
+    return {"train": fit["valid"], **fit}
 
-
-LAYOUTS = {  # dataset -> (ratings, titles, what the prompt calls an item)
-    "ml-100k": (Table("u.data", "\t", (0, 1, 2, 3), 4), Table("u.item", "|", (0, 1), 24, "latin-1"), "movie"),
-    "ml-1m": (Table("ratings.dat", "::", (0, 1, 2, 3), 4), Table("movies.dat", "::", (0, 1), 3, "latin-1"), "movie"),
-    "ml-latest-small": (Table("ratings.csv", ",", ("userId", "movieId", "rating", "timestamp")),
-                        Table("movies.csv", ",", ("movieId", "title")), "movie"),
-    # RecBole's atomic files name each column's type in the header ("rating:float"); the year may be a column.
-    "recbole": (Table("*.inter", "\t", ("user_id:token", "item_id:token", "rating:float", "timestamp:float")),
-                Table("*.item", "\t", ("item_id:token", r"\w*title:token(_seq)?", r"(\w+_)?year:\w+")), "item"),
-    "csv": (Table("ratings.csv", ",", ("user", "item", "rating", "timestamp")),
-            Table("items.csv", ",", ("item", "title")), "item"),
-}
-
-
-def read_table(folder: Path, table: Table):
-    """Yield ("file:line", fields in the order of table.columns) for each line that is not blank; no year is "".
-
-    White space around a field is no part of it. AlroError names file and line of what is no text, or no such table.
-    """
-    found = sorted(folder.glob(table.file))
-    require(len(found) == 1 and found[0].is_file(), f"{folder}: expected one file {table.file}, found {len(found)}")
-    quoted = table.separator == ","
-    place, columns, width = f"{found[0]}:1", table.columns, table.width
-    # A byte that cannot be decoded becomes a surrogate, so that the error below can name its line.
-    with open(found[0], encoding=table.encoding, errors="surrogateescape", newline="" if quoted else "\n") as file:
-        split_line = csv.reader(file, strict=True) if quoted else (
-            line.rstrip("\r\n").split(table.separator) for line in file)
-        try:
-            for line, row in enumerate(split_line, 1):
-                place = f"{found[0]}:{split_line.line_num if quoted else line}"
-                if row in ([], [""]):
-                    continue
-                if not width:
-                    width = len(row)
-                    columns = [next((i for i, name in enumerate(row) if re.fullmatch(pattern, name.strip())), None)
-                               for pattern in table.columns]
-                    for name, at in zip(table.columns, columns):
-                        require(at is not None or "year" in name, f"{place}: the header has no column {name!r}: {row}")
-                    continue
-                require(len(row) == width,
-                        f"{place}: expected {width} fields separated by {table.separator!r}, found {len(row)}")
-                fields = ["" if column is None else row[column].strip() for column in columns]
-                require(not re.search("[\ud800-\udfff]", "".join(fields)), f"{place}: not UTF-8 text: {fields!a}")
-                yield place, fields
-        except csv.Error as error:
-            raise AlroError(f"{place}: in this line or the next: {error}") from None
-    require(width > 0, f"{place}: the file is empty")
-
-
-def number(text: str, what: str, place: str) -> float:
-    plain = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text)  # float() would take "1_0", too
-    require(plain is not None and np.isfinite(float(text)), f"{place}: {what} must be a finite number, got {text!r}")
-    return float(text) + 0.0  # -0 would print as "-0"
-
-
-def read_ratings(folder: Path, layout: tuple[Table, Table, str], cfg: DataConfig) -> Ratings:
-    """Read a dataset's two files. Memory grows with the ratings that are kept, not with the file."""
-    (rating_file, title_file, noun), chosen = layout, None
-    if cfg.max_users:  # a first pass over the file, which keeps nothing but user ids
-        ids = {user for _, (user, *_) in read_table(folder, rating_file)}
-        chosen = set(sorted(ids, key=lambda i: hashlib.blake2b(i.encode()).digest())[:cfg.max_users])
-    users, items, columns, n_read = {}, {}, [array.array(code) for code in "qqdd"], 0
-    for place, (user, item, rating, timestamp) in read_table(folder, rating_file):
-        n_read += 1
-        require(user != "" and item != "", f"{place}: user and item must not be empty")
-        value, seconds = number(rating, "rating", place), number(timestamp, "timestamp", place)
-        require(0 <= value <= MAX_RATING, f"{place}: rating {rating} is outside 0..{MAX_RATING}: bring it into range")
-        if chosen is None or user in chosen:
-            index = users.setdefault(user, len(users)), items.setdefault(item, len(items))
-            for column, entry in zip(columns, (*index, value, seconds)):
-                column.append(entry)
-    require(len(users) > 0, f"{folder}/{rating_file.file}: no ratings")
-    titles, cleaned = {}, 0
-    for place, (item, *raw) in read_table(folder, title_file):
-        if item in items:
-            text, *year = map(clean_text, raw)
-            cleaned += [text, *year] != raw
-            text += f" ({year[0]})" if text and any(year) else ""
-            require(titles.setdefault(item, text) == text, f"{place}: item {item!r} stood before with another title")
-    empty = {item: clean_text(f"item {item}") for item in items if not titles.get(item)}
-    counts = {"ratings read": n_read, "dropped by --max_users": n_read - len(columns[0]),
-              "titles cleaned": cleaned, "titles missing or empty": len(empty)}
-    return canonical(columns, [*users], [*items], titles | empty, cfg.noun or noun, counts, cfg.k_core)
-
-
-def canonical(columns, users: list, items: list, titles: dict, noun: str, counts: dict, k_core: int = 0) -> Ratings:
-    """Drop duplicates, apply the k-core, and number users, items and rows so that no order of lines shows.
-
-    Of several ratings of one item by one user the last counts: the last by time and, at one time, the highest.
-    """
-    def renumber(ids: list[str], index: np.ndarray):  # -> sorted ids that occur, and the index into them
-        kept = [ids[i] for i in np.unique(index)]
-        kept.sort(key=(lambda i: (len(i.lstrip("0")), i.lstrip("0"), i)) if all(map(str.isdecimal, kept)) else None)
-        position = {name: i for i, name in enumerate(kept)}
-        return kept, np.array([position.get(name, -1) for name in ids])[index]
-
-    user, item, rating, timestamp = (np.array(column) for column in columns)
-    order = np.lexsort((rating, timestamp, item, user))
-    pairs = np.stack([user, item])[:, order]
-    unique = keep = order[np.append((pairs[:, 1:] != pairs[:, :-1]).any(0), True)]
-    often = np.zeros(1, bool)
-    while k_core and not often.all():
-        often = (np.bincount(user[keep])[user[keep]] >= k_core) & (np.bincount(item[keep])[item[keep]] >= k_core)
-        keep = keep[often]
-    require(len(keep) > 0, f"no rating is left after --k_core {k_core}")
-    counts |= {"duplicates dropped": len(order) - len(unique), "dropped by --k_core": len(unique) - len(keep)}
-    users, user = renumber(users, user[keep])
-    items, item = renumber(items, item[keep])
-    rows = np.lexsort((item, timestamp[keep], user))
-    return Ratings(user[rows], item[rows], rating[keep][rows], timestamp[keep][rows], users, items,
-                   [titles[i] for i in items], noun, counts)
-
-
-def download(name: str, folder: Path) -> None:
-    """Fetch a MovieLens archive, check it against the site's own .md5, keep the two files needed: both or none."""
-    wanted, url = [table.file for table in LAYOUTS[name][:2]], f"{GROUPLENS}/{name}.zip"
-    if all((folder / file).exists() for file in wanted):
-        return
-    with explained(f"could not download {url} into {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            archive = Path(scratch, "archive.zip")
-            with urllib.request.urlopen(f"{url}.md5", timeout=60) as reply:
-                stated = re.findall(r"\b[0-9a-f]{32}\b", reply.read(4096).decode("ascii", "replace"))
-            with urllib.request.urlopen(url, timeout=60) as reply:  # 6 MB at most
-                archive.write_bytes(reply.read())
-            found = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
-            require([found] == stated, f"{url}: its MD5 is {found}, but {url}.md5 says {stated}: cut short? Try again")
-            with zipfile.ZipFile(archive) as members:  # these two by name, nothing else: no member can climb out
-                for file in wanted:
-                    Path(scratch, file).write_bytes(members.read(f"{name}/{file}"))
-            for file in wanted:
-                os.replace(Path(scratch, file), folder / file)
-
-
-def synthetic(cfg: DataConfig, n_users: int = 2000, per_user: int = 32) -> Ratings:
-    """A world that needs no file: rating = 3 + taste[user, genre] + quality[item] + noise, rounded into 1..5.
-
-    A movie's first word tells its genre. `expected` has no noise: who ranks by it does as well as can be done.
-    """
-    words = """Acre Affair Anchor Arrow Autumn Banner Beacon Bell Border Bridge Candle Canyon Castle Circle Cloud Coast
-        Crown Dawn Diary Door Dream Echo Ember Empire Exile Feather Field Fire Flight Forest Garden Gate Ghost Harbor
-        Honor Horizon Island Journey Key Ladder Letter Lesson Mask Mirror Mountain Night Oath Ocean Promise Return River
-        Road Secret Shadow Silence Storm Summer Tower Voyage Winter""".split()  # one to each movie
-    titles = [f"{genre} {word}" for genre, word in zip(itertools.cycle(["Space", "Love", "Horror", "Western"]), words)]
-    rng = np.random.default_rng(cfg.data_seed)
-    quality = rng.normal(0, 1, len(titles))
-    taste = rng.permuted(np.tile([-1, -1 / 3, 1 / 3, 1], (n_users, 1)), axis=1)  # each user's order of the genres
-    expected = 3 + taste[:, np.arange(len(titles)) % 4] + quality  # (users, items)
-    user, time = np.repeat(np.arange(n_users), per_user), np.tile(np.arange(per_user), n_users)
-    item = rng.permuted(np.tile(np.arange(len(titles)), (n_users, 1)), axis=1)[:, :per_user].ravel()
-    rating = np.clip(np.rint(expected[user, item] + rng.normal(0, 0.4, len(user))), 1, 5)
-    ids = [str(i) for i in range(n_users + len(titles))]
-    ratings = canonical((user, item, rating, time), ids[:n_users], ids[:len(titles)], dict(zip(ids, titles)),
-                        cfg.noun or "movie", {})
-    return dataclasses.replace(ratings, expected=expected[:, [int(i) for i in ratings.items]])
-
-
-def load(cfg: DataConfig) -> Ratings:
-    """Read, check and clean the dataset that cfg names. Raises AlroError with file and line."""
-    folder = Path(cfg.data_path or f"data/{cfg.dataset}")
-    if cfg.download:
-        download(cfg.dataset, folder)
-    return synthetic(cfg) if cfg.dataset == "synthetic" else read_ratings(folder, LAYOUTS[cfg.dataset], cfg)
-
-
-# ---- Lists ----------------------------------------------------------------------------------------------------------
 
 def split(ratings: Ratings, cfg: DataConfig) -> Splits:
-    """Per user by time: the last m ratings are the test list, the m before the validation list, windows of m before
-    that the training lists; a list exists only where MIN_HISTORY ratings come before it. By user, not by global time:
-    another user's rating in `fit` may be later than a test list.
+    """Per user by time: the last m ratings are the test list, the m before the validation list,
+    windows of m before that the training lists.
+
+    A list exists only where MIN_HISTORY ratings come before it. The split is by user, not by
+    global time: another user's rating in `fit` may be later than a test list.
     """
     m = cfg.list_size
-    bounds = np.searchsorted(ratings.user, np.arange(len(ratings.users) + 1)).tolist()  # user u: rows u to u + 1
-    windows = {"train": [], "valid": [], "test": []}  # (user, label, first row of the user, row just after the list)
-    held_out = {name: np.zeros(len(ratings.user), bool) for name in ("valid", "test")}
-    for user, (first, end) in enumerate(itertools.pairwise(bounds)):
-        past = [("train", f"train-{i}", e) for i, e in enumerate(range(end - 2 * m, first, -cfg.stride))]
-        for name, label, e in [("test", "test", end), ("valid", "valid", end - m), *past]:
-            if e - m - first >= MIN_HISTORY:
-                windows[name].append((user, label, first, e))
-                if name != "train":
-                    held_out["valid"][e - m:e] = True  # nor may a rival of the validation lists see the test lists
-                    held_out["test"][e - m:e] = name == "test"
-    fit = {name: np.flatnonzero(~rows) for name, rows in held_out.items()}
-    fit["train"] = fit["valid"]
+    fit = fit_rows(ratings, m)
     popularity = np.bincount(ratings.item[fit["train"]], minlength=len(ratings.items))
+    lists = {"train": [], "valid": [], "test": []}
+    ends = np.cumsum(np.bincount(ratings.user)).tolist()
+    for user, (first, end) in enumerate(itertools.pairwise([0, *ends])):  # the user's rows
+        starts = {"test": end - m, "valid": end - 2 * m}
+        for i, start in enumerate(range(end - 3 * m, first, -cfg.stride)):
+            starts[f"train-{i}"] = start
+        for label, start in starts.items():
+            if start - first >= MIN_HISTORY:
+                past = slice(max(first, start - cfg.history_size), start)
+                list_id = f"{ratings.users[user]}/{label}"
+                ranking_list = make_list(ratings, cfg, popularity, list_id, user, past)
+                lists[label.split("-")[0]].append(ranking_list)
+    return Splits(*lists.values(), fit)
 
-    def make(user: int, label: str, first: int, end: int) -> RankingList:
-        list_id = f"{ratings.users[user]}/{label}"
-        past = slice(max(first, end - m - cfg.history_size), end - m)
-        rows = end - m + torch.randperm(m, generator=generator("items", list_id)).numpy()
-        items, values = ratings.item[rows], ratings.rating[rows]
-        score = popularity[items]
-        if ratings.expected is not None:  # a fair retriever: the rating plus noise
-            score = values + torch.randn(m, generator=generator("shown", list_id)).numpy()
-        rated = ratings.rating[past].tolist() if cfg.history_ratings else itertools.repeat(None)
-        return RankingList(list_id, user, list(zip(ratings.item[past].tolist(), rated)), items.tolist(),
-                           values.tolist(), np.argsort(-score, kind="stable").tolist())
 
-    return Splits(*([make(*window) for window in windows[name]] for name in windows), fit)
+def make_list(ratings, cfg, popularity, list_id, user, past) -> RankingList:
+    """The list whose candidates are the m rows after `past`, which is its history.
+
+    Args: popularity (items,): how often each item stands in the fit rows.
+    """
+    m = cfg.list_size
+    rows = past.stop + torch.randperm(m, generator=generator("items", list_id)).numpy()
+    items, values = ratings.item[rows], ratings.rating[rows]
+    # A retriever shows the popular first; in the synthetic world a fair one: the rating plus noise.
+    score = popularity[items]
+    if ratings.expected is not None:
+        score = values + torch.randn(m, generator=generator("shown", list_id)).numpy()
+    shown = np.argsort(-score, kind="stable").tolist()
+    known = ratings.rating[past].tolist() if cfg.history_ratings else itertools.repeat(None)
+    history = list(zip(ratings.item[past].tolist(), known))
+    return RankingList(list_id, user, history, items.tolist(), values.tolist(), shown)
 
 
 def informative(lists: list[RankingList], what: str) -> list[RankingList]:
     """The lists that can tell a good order from a bad one; an error if there is none."""
-    kept = [one for one in lists if one.informative]
-    require(len(kept) > 0, f"no {what} list with two different ratings (3 × --list_size + {MIN_HISTORY} ratings each)")
+    kept = [ranking_list for ranking_list in lists if ranking_list.informative]
+    check_input(kept, f"no {what} list with two different ratings: users need 3 × --list_size + "
+                      f"{MIN_HISTORY} ratings, not all the same")
     return kept
 
 
+def hash_json(content) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def sha256(lists: list[RankingList]) -> str:
-    """Hash of the lists' canonical JSON: results can be compared list by list only where it is the same."""
-    rows = [vars(one) for one in sorted(lists, key=lambda one: one.list_id)]
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    """Hash of the lists' canonical JSON: results with the same one can be compared list by list."""
+    return hash_json(sorted(map(vars, lists), key=lambda row: row["list_id"]))
 
 
-# ---- Batches --------------------------------------------------------------------------------------------------------
+def sha256_of_words(words: PromptWords) -> str:
+    """Hash of all that prompts say of items: titles, categories, averages, noun and scale."""
+    return hash_json(words._replace(averages=np.array(words.averages).tolist()))
 
-def list_prompt(words, one: RankingList, slots: list[int], dropped: int = 0) -> str:
-    """The list's prompt, less the oldest `dropped` ratings; `words` (Ratings, Encoder) has titles, noun and scale."""
-    history = [(words.titles[item], rating) for item, rating in one.history[dropped:]]
-    return build_prompt(history, [words.titles[item] for item in one.items], slots, words.noun, words.scale)
+
+# ---- The average that a user is shown ------------------------------------------------------------
+
+def fold_of(user: str) -> int:
+    """The fold of a user, by a hash of the id."""
+    return generator("fold", user).initial_seed() % FOLDS
+
+
+def item_mean(ratings: Ratings, rows, damping: float = 5) -> np.ndarray:
+    """(items,) mean rating in the given rows, with `damping` more ratings of the overall mean."""
+    item, rating = ratings.item[rows], ratings.rating[rows]
+    count = np.bincount(item, minlength=len(ratings.items))
+    total = np.bincount(item, rating, len(ratings.items))
+    return (total + damping * rating.mean()) / (count + damping)
+
+
+def fold_averages(ratings: Ratings, rows) -> np.ndarray:
+    """(folds, items): what users of a fold see of an item, its damped mean rating by the users of
+    the other nine folds, to one decimal; NaN where none of them rated it in these rows.
+
+    Leaving out a user's own rating would not do: the number would fall as that rating rises, and
+    so tell it. Here users of one fold see one number, whatever any of them rated. A little is left:
+    where a fold rated an item highly, the other nine rated it lower than all ten. On ml-100k that
+    tells 8 % of the variance of ratings within a title, leaving out one's own 36 %.
+    """
+    rater_folds = np.array([fold_of(user) for user in ratings.users])[ratings.user[rows]]
+    averages = np.full((FOLDS, len(ratings.items)), np.nan)
+    for fold in range(FOLDS):
+        others = rows[rater_folds != fold]
+        rated = np.unique(ratings.item[others])
+        averages[fold, rated] = item_mean(ratings, others)[rated].round(1)
+    return averages
+
+
+# ---- Prompts and batches: lists -> alro.Batch ----------------------------------------------------
+
+def list_prompt(words: PromptWords, ranking_list: RankingList, slots, dropped: int = 0) -> str:
+    """The list's prompt in one displayed order, less the oldest `dropped` ratings."""
+    history = [(words.texts[item], rating) for item, rating in ranking_list.history[dropped:]]
+    candidates = [words.candidate(item, ranking_list.user) for item in ranking_list.items]
+    return build_prompt(history, candidates, slots, words.noun, words.scale)
+
+
+def rating_tokens(prompt: str, offsets, lines: int) -> list[int]:
+    """Indices of the tokens of the rating that ends each of the prompt's `lines` history lines.
+
+    Args: offsets: (start, end) of each token in the text. Used by OURS, `alro.history_loss`.
+    """
+    starts, ends = map(list, zip(*offsets))
+    tokens = []
+    line_end = prompt.index("\n")  # the first line is no history
+    for line in prompt.split("\n")[1:lines + 1]:
+        line_start = line_end + 1
+        line_end = line_start + len(line)
+        rating_start = line_start + line.rindex(" ") + 1  # after the last space
+        first = bisect.bisect_right(ends, rating_start)  # tokens that touch it
+        last = bisect.bisect_left(starts, line_end) - 1
+        tokens += range(first, last + 1)
+    return tokens
+
+
+class TokenisedList(NamedTuple):
+    text: str
+    tokens: list[int]                       # of the prompt
+    offsets: list[tuple[int, int]] | None   # (start, end) of each token in the prompt, if asked for
+    lines: int                              # lines of history: fewer than the list has if shortened
+
+
+def pad(rows, value, multiple=1) -> torch.Tensor:
+    """(B, T) long, from B lists of numbers, padded on the right; T is a multiple of `multiple`."""
+    width = math.ceil(max(map(len, rows)) / multiple) * multiple
+    padded = [row + [value] * (width - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.long)
 
 
 @dataclasses.dataclass
 class Encoder:
-    """Turns lists into batches, for one tokenizer."""
+    """Turns lists into batches, for one tokenizer; `make_encoder` makes one."""
     tokenizer: object
-    titles: list[str]
-    noun: str
-    scale: tuple[float, float]
+    words: PromptWords
     list_size: int
     max_length: int                # tokens the model can read, prompt and answer
-    history_targets: bool = False  # whether the history's rating tokens are targets too (alro.history_loss)
-    multiple: int = 1              # pad batches to a multiple of so many tokens: few lengths, for torch.compile
+    history_targets: bool = False  # whether ratings in the history are targets (alro.history_loss)
+    multiple: int = 1  # pad to a multiple of so many tokens: few lengths, for torch.compile
 
     def __post_init__(self):
         self.identifiers = identifier_tokens(self.tokenizer, self.list_size)  # (m,)
-        self.shortened = set()  # ids of lists whose oldest history did not fit
 
-    def tokenise(self, lists: list[RankingList], slots: list[list[int]]) -> list[tuple]:
-        """(prompt, tokens, their places in the text, lines of history) of each list, with the history that fits."""
-        def rows(lists, slots, dropped):
-            prompts = [list_prompt(self, one, order, dropped) for one, order in zip(lists, slots)]
-            found = encode(self.tokenizer, prompts, return_offsets_mapping=self.history_targets)
-            offsets = found.get("offset_mapping", [None] * len(lists))
-            return [(*row, len(one.history) - dropped) for *row, one in zip(prompts, found.input_ids, offsets, lists)]
+    def tokenise(self, lists, slots) -> list[TokenisedList]:
+        """The prompt of each list, in displayed order slots[b], with as much history as fits.
 
-        found, (own, special) = rows(lists, slots, 0), special_tokens(self.tokenizer)
-        for row, (one, order) in enumerate(zip(lists, slots)):
-            while len(found[row][1]) + self.list_size > self.max_length:
-                require(found[row][3] > 0,
-                        f"list {one.list_id!r}: {len(found[row][1])} tokens without history: too long")
-                self.shortened.add(one.list_id)
-                found[row], = rows([one], [order], len(one.history) - found[row][3] + 1)
-            require(special.isdisjoint(found[row][1][own:]), f"list {one.list_id!r}: a title holds a special token")
-        return found
-
-    def batch(self, lists: list[RankingList], slots: list[list[int]], orders: torch.Tensor | None = None) -> Batch:
-        """Tokenise lists, list b in displayed order slots[b]; the Batch is on the CPU.
-
-        Args: orders (B, m), gold: their identifiers are appended and become targets; None: prompts only, to rank.
-        Raises: AlroError if a prompt does not fit; before, it loses its oldest history (see `shortened`).
+        Raises: AlroError if it does not fit without history, or a title holds a special token.
         """
-        m, rows, positions, targets = self.list_size, [], [], []
+        own, special = special_tokens(self.tokenizer)
+        prompts = self._tokenise(lists, slots, dropped=0)
+        for b, prompt in enumerate(prompts):
+            where = f"list {lists[b].list_id!r}"
+            while len(prompt.tokens) + self.list_size > self.max_length:
+                check_input(prompt.lines > 0,
+                            f"{where}: {len(prompt.tokens)} tokens without history, but the model "
+                            f"reads {self.max_length}: too long; try a smaller --list_size")
+                dropped = len(lists[b].history) - prompt.lines + 1  # the oldest go first
+                prompt = self._tokenise([lists[b]], [slots[b]], dropped)[0]
+            check_input(special.isdisjoint(prompt.tokens[own:]),
+                        f"{where}: a title holds a special token")
+            prompts[b] = prompt
+        return prompts
+
+    def _tokenise(self, lists, slots, dropped):
+        texts = [list_prompt(self.words, *pair, dropped) for pair in zip(lists, slots)]
+        encoding = encode(self.tokenizer, texts, return_offsets_mapping=self.history_targets)
+        offsets = encoding.get("offset_mapping", [None] * len(lists))
+        lines = [len(ranking_list.history) - dropped for ranking_list in lists]
+        return list(map(TokenisedList, texts, encoding.input_ids, offsets, lines))
+
+    def batch(self, lists, slots, orders=None) -> tuple[Batch, list[str]]:
+        """Tokenise B lists, list b in displayed order slots[b].
+
+        Args: orders (B, m), gold: their identifiers are appended and become targets, and so do the
+            ratings of the history with `history_targets`; None: prompts only, to rank.
+        Returns: the Batch, on the CPU; ids of the lists that lost their oldest history to fit.
+        Raises: AlroError if a prompt does not fit without history.
+        """
+        prompts = self.tokenise(lists, slots)
+        rows = [prompt.tokens for prompt in prompts]
+        rated_at = [[]] * len(lists)
         displayed = torch.tensor(slots)  # (B, m)
-        gold = torch.arange(m).expand(len(lists), m) if orders is None else orders
-        answers = self.identifiers[displayed.argsort(-1).gather(-1, gold)].tolist()  # item -> slot -> token
-        for (prompt, tokens, offsets, lines), answer in zip(self.tokenise(lists, slots), answers):
-            last = len(tokens) - 1  # the last prompt token predicts the first identifier
-            if orders is None:
-                rows.append(tokens), positions.append([last]), targets.append([-100])
+        if orders is None:
+            orders = torch.arange(self.list_size).expand(len(lists), -1)  # (B, m), any will do
+        else:
+            gold_slots = displayed.argsort(-1).gather(-1, orders)  # (B, m) output position -> slot
+            answers = self.identifiers[gold_slots].tolist()
+            rows = [tokens + answer for tokens, answer in zip(rows, answers)]
+            if self.history_targets:
+                rated_at = [rating_tokens(prompt.text, prompt.offsets, prompt.lines)
+                            for prompt in prompts]
+        rated = [[tokens[t] for t in places] for tokens, places in zip(rows, rated_at)]
+        shortened = [ranking_list.list_id for ranking_list, prompt in zip(lists, prompts)
+                     if prompt.lines < len(ranking_list.history)]
+        input_ids = pad(rows, 0, self.multiple)  # (B, T); pads are seen by no token that counts
+        prompt_tokens = torch.tensor([len(prompt.tokens) for prompt in prompts])  # (B,)
+        ratings = torch.tensor([ranking_list.ratings for ranking_list in lists],
+                               dtype=torch.float32)  # (B, m)
+        # Token t is predicted at t - 1: a pad of 1 is read at place 0, and not used.
+        batch = Batch(input_ids, prompt_tokens, pad(rated_at, 1), pad(rated, -100),
+                      self.identifiers, displayed, orders, ratings)
+        return batch, shortened
+
+
+def make_encoder(model, tokenizer, words, list_size, history_targets=False, multiple=1) -> Encoder:
+    """The encoder for a model and its tokenizer: prompts as long as both can read."""
+    max_length = context_length(model, tokenizer)
+    return Encoder(tokenizer, words, list_size, max_length, history_targets, multiple)
+
+
+# ---- The synthetic world -------------------------------------------------------------------------
+
+GENRES = ["Space", "Love", "Horror", "Western"]
+WORDS = """Acre Affair Anchor Arrow Autumn Banner Beacon Bell Border Bridge Candle Canyon Castle
+    Circle Cloud Coast Crown Dawn Diary Door Dream Echo Ember Empire Exile Feather Field Fire Flight
+    Forest Garden Gate Ghost Harbor Honor Horizon Island Journey Key Ladder Letter Lesson Mask
+    Mirror Mountain Night Oath Ocean Promise Return River Road Secret Shadow Silence Storm Summer
+    Tower Voyage Winter""".split()  # one to each movie
+
+
+def synthetic(cfg: DataConfig, n_users: int = 2000, per_user: int = 32) -> Ratings:
+    """A world that needs no file: rating = 3 + taste[user, genre] + quality[item] + noise,
+    rounded into 1..5.
+
+    A movie's first word tells its genre. `expected` has no noise: who ranks by it does as well as
+    can be done.
+    """
+    titles = [f"{genre} {word}" for genre, word in zip(itertools.cycle(GENRES), WORDS)]
+    rng = np.random.default_rng(cfg.data_seed)
+    quality = rng.normal(0, 1, len(titles))
+    levels = np.tile([-1, -1 / 3, 1 / 3, 1], (n_users, 1))
+    taste = rng.permuted(levels, axis=1)  # (users, genres): each user's own order of the genres
+    genre = np.arange(len(titles)) % len(GENRES)
+    expected = 3 + taste[:, genre] + quality  # (users, items)
+    user = np.repeat(np.arange(n_users), per_user)
+    time = np.tile(np.arange(per_user), n_users)
+    catalogue = np.tile(np.arange(len(titles)), (n_users, 1))
+    item = rng.permuted(catalogue, axis=1)[:, :per_user].ravel()
+    noise = rng.normal(0, 0.4, len(user))
+    rating = np.clip(np.rint(expected[user, item] + noise), 1, 5)
+    user_ids = [str(i) for i in range(n_users)]
+    item_ids = [str(i) for i in range(len(titles))]
+    names = dict(zip(item_ids, titles))
+    columns = user, item, rating, time
+    counts = {"ratings read": len(user)}
+    ratings = canonical(columns, user_ids, item_ids, names, cfg.noun or "movie", counts)
+    kept = [int(i) for i in ratings.items]
+    return dataclasses.replace(ratings, expected=expected[:, kept])
+
+
+# ---- Loading: files -> columns -> Ratings --------------------------------------------------------
+
+def load(cfg: DataConfig) -> Ratings:
+    """Read, check and clean the dataset that cfg names. Raises AlroError with file and line."""
+    ratings = synthetic(cfg) if cfg.dataset == "synthetic" else read_dataset(cfg)
+    if "category" in cfg.fields:
+        check_input(any(ratings.categories or []),
+                    f"--fields {cfg.fields}: the files of {cfg.dataset} name no category")
+    if "average" in cfg.fields:
+        # From the rows before all validation lists, for all splits: what a title's line says in
+        # training, it says in the test, and it knows no more than the trained model.
+        rows = fit_rows(ratings, cfg.list_size)["train"]
+        ratings.averages = fold_averages(ratings, rows)
+    ratings.fields = cfg.fields
+    return ratings
+
+
+def read_dataset(cfg: DataConfig) -> Ratings:
+    folder = Path(cfg.data_path or f"data/{cfg.dataset}").expanduser()
+    if cfg.download:
+        download(cfg.dataset, folder)
+    rating_table, title_table, noun = LAYOUTS[cfg.dataset]
+    columns, users, items, counts = read_ratings(folder, rating_table, cfg)
+    titles, categories = read_titles(folder, title_table, items, counts)
+    ratings = canonical(columns, users, items, titles, cfg.noun or noun, counts, cfg.k_core)
+    ratings.categories = [categories.get(item, "") for item in ratings.items]
+    zeros = (ratings.rating == 0).mean()
+    if zeros > 0.1:
+        warn(f"{zeros:.0%} of the ratings are 0, taken for the worst: if 0 means \"not rated\", "
+             "say --drop_zeros")
+    if tied_times(ratings) == 1:
+        warn("each user's ratings all have one time: the order of a history is that of item ids")
+    return ratings
+
+
+def warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def tied_times(ratings: Ratings) -> float:
+    """The share of neighbouring ratings of a user that have the same time."""
+    neighbours = np.diff(ratings.user) == 0
+    tied = neighbours & (np.diff(ratings.timestamp) == 0)
+    return tied.sum() / max(1, neighbours.sum())
+
+
+def canonical(columns, users, items, titles, noun, counts, k_core: int = 0) -> Ratings:
+    """Join items of one title, drop duplicates, apply the k-core, and number users, items and rows
+    so that no order of lines shows.
+
+    Args: columns: user and item (indices into users and items), rating, timestamp, each (N,);
+        users, items: their ids; titles: id -> title; counts: {what: how many}, is added to.
+    Of several ratings of one item by one user the last counts: the last by time and, at one time,
+    the highest.
+    """
+    user, item = np.array(columns[:2], dtype=int)
+    rating, timestamp = map(np.array, columns[2:])
+    # The prompt cannot tell two ids of one title apart: as two items, one could stand among the
+    # candidates while the other stands in the history with the answer.
+    first_id = {}
+    for name in sort_ids(items):
+        first_id.setdefault(titles[name], name)
+    several_ids = len(items) - len(first_id)
+    items, item = renumber([first_id[titles[name]] for name in items], item)
+    pair = user * len(items) + item  # (N,) one number for each user and item
+    order = np.lexsort((rating, timestamp, pair))
+    last_of_pair = np.append(np.diff(pair[order]) != 0, True)
+    unique = order[last_of_pair]
+    kept = core_rows(user, item, unique, k_core)
+    check_input(len(kept) > 0, f"no rating is left after --k_core {k_core}: try a smaller one")
+    counts["duplicates dropped"] = len(order) - len(unique)
+    counts["dropped by --k_core"] = counts.get("dropped by --k_core", 0) + len(unique) - len(kept)
+    counts["titles under several ids"] = several_ids
+    users, user = renumber(users, user[kept])
+    items, item = renumber(items, item[kept])
+    rating, timestamp = rating[kept], timestamp[kept]
+    rows = np.lexsort((item, timestamp, user))
+    names = [titles[name] for name in items]
+    return Ratings(user[rows], item[rows], rating[rows], timestamp[rows], users, items, names, noun,
+                   counts)
+
+
+def core_rows(user, item, rows, k):
+    """Of these rows, those whose user and item have at least k, again and again until it holds."""
+    while k:
+        ratings_of_user = np.bincount(user[rows])[user[rows]]
+        ratings_of_item = np.bincount(item[rows])[item[rows]]
+        often = np.minimum(ratings_of_user, ratings_of_item) >= k
+        if often.all():
+            break
+        rows = rows[often]
+    return rows
+
+
+def renumber(ids, index):
+    """(the ids that occur in index, sorted and each once; the index into them)."""
+    occurring = sort_ids({ids[i] for i in np.unique(index)})
+    position = {name: i for i, name in enumerate(occurring)}
+    return occurring, np.array([position.get(name, -1) for name in ids])[index]
+
+
+def sort_ids(ids):
+    """In the order of numbers where all are digits."""
+    longest = max(map(len, ids))
+    numeric = all(map(str.isdecimal, ids))
+    return sorted(ids, key=lambda name: (name.zfill(longest) if numeric else "", name))
+
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+class Table(NamedTuple):
+    """A file of records, one a line; it may be compressed (.gz). A column is the pattern of its
+    name in the header or, where there is none, its number."""
+    file: str             # name, or pattern of the one file in the folder
+    separator: str        # between fields, or JSON
+    columns: tuple        # of ratings: user, item, rating, timestamp; of titles: item, title
+    optional: tuple = ()  # of titles: category and year, where the file has them
+    width: int = 0        # fields in a line; 0 = the first line is a header and says
+    latin1: bool = False  # published as Latin-1: read so where it is not UTF-8
+
+
+JSON = "JSON, one object a line"
+ML_100K_GENRES = """unknown Action Adventure Animation Children's Comedy Crime Documentary Drama
+    Fantasy Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western""".split()
+GENRE_FLAGS = slice(5, 24)  # columns of u.item that say 0 or 1, one for each genre
+RATINGS_DAT = Table("ratings.dat", "::", (0, 1, 2, 3), width=4)
+MOVIES_DAT = Table("movies.dat", "::", (0, 1), (2,), width=3, latin1=True)
+RATINGS_CSV = Table("ratings.csv", ",", ("userId", "movieId", "rating", "timestamp"))
+MOVIES_CSV = Table("movies.csv", ",", ("movieId", "title"), ("genres",))
+LAYOUTS = {  # dataset -> (ratings, titles, what the prompt calls an item)
+    "ml-100k": (Table("u.data", "\t", (0, 1, 2, 3), width=4),
+                Table("u.item", "|", (0, 1), (GENRE_FLAGS,), 24, latin1=True), "movie"),
+    "ml-1m": (RATINGS_DAT, MOVIES_DAT, "movie"),
+    "ml-10m": (RATINGS_DAT, MOVIES_DAT, "movie"),
+    "ml-20m": (RATINGS_CSV, MOVIES_CSV, "movie"),
+    "ml-25m": (RATINGS_CSV, MOVIES_CSV, "movie"),
+    "ml-32m": (RATINGS_CSV, MOVIES_CSV, "movie"),
+    "ml-latest-small": (RATINGS_CSV, MOVIES_CSV, "movie"),
+    # RecBole's atomic files name each column's type; names as in its own conversion tools.
+    "recbole": (Table("*.inter", "\t", ("user_id:token", "item_id:token", "rating:float",
+                                        "timestamp:float")),
+                Table("*.item", "\t", ("item_id:token",
+                                       "((movie|book|item)_)?(title|name):token(_seq)?"),
+                      ("(class|genres?|category|categories):token(_seq)?",
+                       "((release|publication)_)?year:(token|float)")), "item"),
+    "amazon-2018": (Table("[A-Z]*.json", JSON, ("reviewerID", "asin", "overall",
+                                                "unixReviewTime")),
+                    Table("meta_*.json", JSON, ("asin", "title"), ("category",)), "product"),
+    "csv": (Table("ratings.csv", ",", ("user", "item", "rating", "timestamp")),
+            Table("items.csv", ",", ("item", "title"), ("category",)), "item"),
+}
+
+
+def read_ratings(folder, table, cfg):
+    """(columns, user ids, item ids, counts). Memory grows with what is kept, not with the file."""
+    is_wanted = user_filter(folder, table, cfg)
+    users, items = {}, {}  # id -> index
+    numbers = array.array("d")  # user, item, rating, timestamp; and again
+    lines = zeros = 0
+    for place, (user, item, rating, timestamp) in read_table(folder, table):
+        lines += 1
+        check_input(user and item, f"{place}: user and item must not be empty")
+        value = number(rating, "rating", place)
+        seconds = number(timestamp, "timestamp (seconds)", place)
+        check_input(0 <= value <= MAX_RATING,
+                    f"{place}: rating {rating} is outside 0..{MAX_RATING}: bring it into range")
+        if cfg.drop_zeros and value == 0:
+            zeros += 1
+        elif is_wanted(user):
+            user_index = users.setdefault(user, len(users))
+            item_index = items.setdefault(item, len(items))
+            numbers.extend((user_index, item_index, value, seconds))
+    check_input(users, f"{folder}/{table.file}: no ratings")
+    columns = np.array(numbers).reshape(-1, 4).T  # (4, N)
+    counts = {"ratings read": lines}
+    if cfg.drop_zeros:
+        counts["zeros dropped"] = zeros
+    filtered_by = "--max_users" if cfg.max_users else "--k_core"
+    counts[f"dropped by {filtered_by}"] = lines - zeros - columns.shape[1]
+    return columns, list(users), list(items), counts
+
+
+def user_filter(folder, table, cfg):
+    """user id -> whether to keep the user's ratings; from a first pass that keeps none of them."""
+    users = (user for _, (user, *_) in read_table(folder, table))
+    if cfg.max_users:
+        in_order = sorted(set(users), key=lambda user: hashlib.blake2b(user.encode()).digest())
+        return set(in_order[:cfg.max_users]).__contains__
+    # Who has under k ratings is in no k-core. They are counted by a hash of the id, in a memory
+    # that does not grow: where ids share a slot, too many. `core_rows` counts exactly.
+    counts = bytearray(2 ** 24)
+
+    def slot(user):
+        return zlib.crc32(user.encode()) % len(counts)
+
+    if cfg.k_core:
+        for i in map(slot, users):
+            counts[i] = min(counts[i] + 1, 255)
+    return lambda user: counts[slot(user)] >= min(cfg.k_core, 255)
+
+
+YEAR = re.compile(r"(\d{4})(\.0*)?")  # RecBole writes 1999.0; 0.0 and "unknown" are no years
+
+
+def read_titles(folder, table, items, counts):
+    """(item id -> title, item id -> category), for these items; counts are added to."""
+    wanted = set(items)
+    titles, categories, other = {}, {}, ""
+    cleaned = differing = 0
+    for place, (item, text, *more) in read_table(folder, table):
+        if item not in wanted:
+            other = item
+            continue
+        title = clean_text(text)
+        cleaned += title != text
+        category, year = (*more, "", "")[:2]
+        year = YEAR.fullmatch(year)
+        if title and year:
+            title = f"{title} ({year[1]})"
+        first = titles.setdefault(item, title)
+        check_input(first == title or table.separator == JSON,
+                    f"{place}: item {item!r} stood before with another title")
+        differing += first != title  # as some of Amazon's do
+        categories.setdefault(item, category_text(category))
+    missing = [item for item in items if item not in titles]
+    check_input(len(missing) < len(items),
+                f"{folder}/{table.file}: no ratings are of its items: it has ids like {other!r}, "
+                f"the ratings {items[:3]}; both files must use the same ids")
+    if len(missing) > 0.05 * len(items):
+        warn(f"{folder}/{table.file}: {len(missing) / len(items):.0%} of the items have no title, "
+             f"{missing[:3]} for example: the prompt calls them \"item <id>\"")
+    empty = [item for item in items if not titles.get(item)]
+    titles.update((item, clean_text(f"item {item}")) for item in empty)
+    counts["titles cleaned"] = cleaned
+    counts["titles missing or empty"] = len(empty)
+    if table.separator == JSON:
+        counts["titles given again, otherwise: the first counts"] = differing
+    if table.latin1:
+        counts[f"{table.file} read as"] = encoding_of(find_file(folder, table.file), table)
+    return titles, categories
+
+
+def category_text(text: str) -> str:
+    """ "Action|Crime" -> "action crime"; nothing where the publisher says that nothing is known."""
+    category = clean_text(text.replace("|", " ")).lower()
+    return "" if category in ("unknown", "(no genres listed)") else category
+
+
+def read_table(folder: Path, table: Table):
+    """Yield ("file:line", fields in the order of table.columns and table.optional) for each line
+    that is not blank.
+
+    White space around a field is no part of it; a field that the table lacks is "". AlroError names
+    file and line of what is no text, or no such table.
+    """
+    path = find_file(folder, table.file)
+    columns, width = table.columns + table.optional, table.width
+    newline = "" if table.separator == "," else "\n"
+    with one_line_error(f"{path}: cannot be read"):
+        # A byte that cannot be decoded becomes a surrogate, so that the error can name its line.
+        file = open_file(path, "rt", encoding_of(path, table), "surrogateescape", newline)
+    with one_line_error(f"{path}: cannot be read"), file:
+        for line, row in split_lines(path, file, table):
+            place = f"{path}:{line}"
+            if row in ([], [""]):
                 continue
-            found = rating_tokens(prompt, offsets, lines) if self.history_targets else []
-            rows.append(tokens + answer)
-            positions.append([*range(last, last + m), *(t - 1 for t in found)])  # token t is predicted at t - 1
-            targets.append([*answer, *(tokens[t] for t in found)])
-        def pad(rows, value):  # on the right; what stands there is never attended to, so any token will do
-            return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, value)
-        ratings = torch.tensor([one.ratings for one in lists], dtype=torch.float32)  # (B, m)
-        ids = torch.nn.functional.pad(pad(rows, 0), (0, -max(map(len, rows)) % self.multiple))  # (B, T)
-        return Batch(ids, pad(positions, 0), pad(targets, -100), self.identifiers, displayed, gold, ratings)
+            if not width:  # this is the header
+                width, columns = len(row), find_columns(row, table, place)
+                continue
+            check_input(len(row) == width,
+                        f"{place}: expected {width} fields separated by {table.separator!r}, found "
+                        f"{len(row)}; does a field hold {table.separator!r} itself, unquoted?")
+            fields = [field(row, column) for column in columns]
+            check_input(not SURROGATE.search("".join(fields)),
+                        f"{place}: not UTF-8 text, save the file as UTF-8: {fields!a}")
+            yield place, fields
+    check_input(width > 0, f"{path}:1: the file is empty")
 
 
-# ---- python data.py -------------------------------------------------------------------------------------------------
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def find_file(folder: Path, pattern: str) -> Path:
+    """The one file of that name, or name.gz, in the folder; else an error that says what to do."""
+    # Files that begin with a dot are what macOS and editors leave beside the real ones.
+    names = sorted(path.name for path in folder.glob("[!.]*"))
+    files = fnmatch.filter(names, pattern) or fnmatch.filter(names, pattern + ".gz")
+    if len(files) == 1 and (folder / files[0]).is_file():
+        return folder / files[0]
+    nested = sorted(path.parent for path in folder.glob(f"*/{pattern}*"))
+    advice = f"there are {', '.join(files or names[:10]) or 'no files'} (unpack a .zip)"
+    if not folder.is_dir():
+        advice = "there is no such folder"
+    elif nested and not files:
+        advice = f"is it {nested[0]}?"
+    raise AlroError(f"{folder}: expected one file {pattern} or {pattern}.gz in it: {advice}")
+
+
+def open_file(path, mode, encoding=None, errors=None, newline=None):
+    opener = gzip.open if path.suffix == ".gz" else open
+    return opener(path, mode, encoding=encoding, errors=errors, newline=newline)
+
+
+def encoding_of(path, table) -> str:
+    """UTF-8, with or without a byte-order mark; Latin-1 where the table may be and is not UTF-8."""
+    with open_file(path, "rb") as file:
+        content = file.read() if table.latin1 else file.read(2)
+    check_input(not content.startswith((b"\xff\xfe", b"\xfe\xff")),
+                f"{path}:1: UTF-16 text: save the file as UTF-8")
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return "latin-1" if table.latin1 else "utf-8-sig"
+    return "utf-8-sig"
+
+
+def field(row, column) -> str:
+    if column is None:
+        return ""
+    if column == GENRE_FLAGS:
+        flags = zip(ML_100K_GENRES, row[column])
+        return "|".join(genre for genre, flag in flags if flag == "1")
+    return row[column].strip()
+
+
+def split_lines(path, file, table):
+    """Yield (line number, fields) of each line of an open file; quotes count in .csv only."""
+    if table.separator == JSON:
+        yield from json_lines(path, file, table.columns + table.optional)
+    elif table.separator != ",":
+        for line, text in enumerate(file, 1):
+            yield line, text.rstrip("\r\n").split(table.separator)
+    else:
+        rows = csv.reader(file, strict=True, skipinitialspace=True)
+        line = 1
+        try:
+            for fields in rows:
+                line = rows.line_num
+                yield line, fields
+        except csv.Error as error:
+            raise AlroError(f"{path}:{line}: in this line or the next: {error}") from None
+
+
+def json_lines(path, file, keys):
+    """Yield (line number, the values of these keys as text); the keys first, as a header."""
+    yield 1, keys
+    for line, text in enumerate(file, 1):
+        with one_line_error(f"{path}:{line}: expected a JSON object"):
+            values = map(json.loads(text).get, keys) if text.strip() else []
+        yield line, [json_text(value) for value in values]
+
+
+def json_text(value) -> str:
+    """A value as a field: of a list (categories, the broadest first) three entries."""
+    entries = value[:3] if isinstance(value, list) else [value]
+    return html.unescape("|".join(str(entry) for entry in entries if entry is not None))
+
+
+def find_columns(header, table, place):
+    """The number of the column that each pattern names; None for an optional one that is not."""
+    columns = []
+    for pattern in table.columns + table.optional:
+        matching = [i for i, name in enumerate(header) if re.fullmatch(pattern, name.strip())]
+        check_input(matching or pattern in table.optional,
+                    f"{place}: the first line must name the columns, separated by "
+                    f"{table.separator!r}; {pattern!r} is not among {header}")
+        columns.append(matching[0] if matching else None)
+    return columns
+
+
+PLAIN_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def number(text, what, place) -> float:
+    plain = PLAIN_NUMBER.fullmatch(text)  # float() would take "1_0", too
+    check_input(plain is not None and math.isfinite(float(text)),
+                f"{place}: {what} must be a finite number, got {text!r}")
+    return float(text) + 0.0  # -0 would print as "-0"
+
+
+def download(name: str, folder: Path) -> None:
+    """Fetch a MovieLens archive, check it against the site's own .md5, keep the two files needed:
+    both or none."""
+    wanted = [table.file for table in LAYOUTS[name][:2]]
+    url = f"{GROUPLENS}/{name}.zip"
+    if all((folder / file).exists() for file in wanted):
+        return
+    with one_line_error(f"could not download {url} into {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            archive = Path(scratch, "archive.zip")
+            fetch(url, archive)
+            # By name, nothing else: no member of the archive can climb out of the folder.
+            inside = "ml-10M100K" if name == "ml-10m" else name
+            with zipfile.ZipFile(archive) as members:
+                for file in wanted:
+                    Path(scratch, file).write_bytes(members.read(f"{inside}/{file}"))
+            for file in wanted:
+                os.replace(Path(scratch, file), folder / file)
+
+
+def fetch(url: str, path: Path) -> None:
+    """Write what url serves to path; AlroError unless its MD5 is the one in url.md5."""
+    with urllib.request.urlopen(f"{url}.md5", timeout=60) as reply:
+        text = reply.read(4096).decode("ascii", "replace")
+    stated = re.findall(r"\b[0-9a-f]{32}\b", text)
+    with urllib.request.urlopen(url, timeout=60) as reply, open(path, "wb") as file:
+        shutil.copyfileobj(reply, file)
+    with open(path, "rb") as file:
+        md5 = hashlib.file_digest(file, "md5").hexdigest()
+    check_input([md5] == stated,
+                f"{url}: its MD5 is {md5}, but {url}.md5 says {stated}: cut short? Try again")
+
+
+# ---- python data.py ------------------------------------------------------------------------------
 
 def describe(ratings: Ratings, splits: Splits, tokenizer=None) -> str:
     """A page about a dataset, and the prompt of one list in two displayed orders."""
-    every = splits.train + splits.valid + splits.test
-    require(len(every) > 0, f"no user has --list_size ratings after {MIN_HISTORY} others, so there are no lists")
-    prompts = [list_prompt(ratings, one, one.shown) for one in every]
-    lengths = list(map(len, encode(tokenizer, prompts).input_ids if tokenizer else map(str.split, prompts)))
-    table, m = np.array([one.ratings for one in every]), len(every[0].items)  # (lists, m)
-    tied = ((table[:, :, None] == table[:, None, :]).mean() * m - 1) / (m - 1)  # less the diagonal
-    values, counts = np.unique(ratings.rating, return_counts=True)
-    lines = [f"{len(ratings.users)} users, {len(ratings.items)} items, {len(ratings.rating)} ratings",
-             *(f"{name}: {count}" for name, count in ratings.counts.items())]
-    lines += [f"rating {value:g}: {n:9d} {n / counts.sum():6.1%} {'#' * round(40 * n / counts.max())}"
-              for value, n in zip(values, counts)]
-    lines += [f"{name}: {len(lists)} lists of {m}, {sum(one.informative for one in lists)} with two different ratings"
-              for name, lists in zip(Splits._fields, splits[:3])]
-    lines += [f"tied: {tied:.1%} of the pairs in a list", f"prompt: {min(lengths)} to {max(lengths)} "
-              f"{'tokens' if tokenizer else 'words'}, median {np.median(lengths):.0f}"]
-    one = every[-1]
-    gold = gold_order(torch.tensor([one.ratings]), generator(one.list_id))[0].tolist()
-    for name, slots in ("as shown", one.shown), ("in a random order", random_slots(m, "eval", one.list_id, 0)):
-        answer = "".join(IDENTIFIERS[slots.index(item)] for item in gold)
-        lines += [f"\n--- list {one.list_id}, {name}; [the answer] ---\n{list_prompt(ratings, one, slots)}[{answer}]"]
+    lists = splits.train + splits.valid + splits.test
+    check_input(len(lists) > 0,
+                f"no user has --list_size ratings after {MIN_HISTORY} others: no lists")
+    m = len(lists[0].items)
+    words = ratings.prompt_words()
+    lines = [f"{len(ratings.users)} users, {len(ratings.items)} items, "
+             f"{len(ratings.rating)} ratings"]
+    for name, count in ratings.counts.items():
+        total = len(ratings.items) if "titles" in name else ratings.counts["ratings read"]
+        is_share = re.search("dropped|cleaned|missing", name)
+        lines.append(f"{name}: {count}" + (f" ({count / total:.1%})" if is_share else ""))
+    lines += histogram(ratings.rating)
+    lines.append(f"same time: {tied_times(ratings):.1%} of a user's neighbouring ratings")
+    for name, part in zip(Splits._fields, splits[:3]):
+        useful = sum(ranking_list.informative for ranking_list in part)
+        lines.append(f"{name}: {len(part)} lists of {m}, {useful} with two different ratings "
+                     f"({useful / max(1, len(part)):.1%})")
+    lines.append(f"tied: {tied_pairs(lists):.1%} of the pairs in a list")
+    lines.append(prompt_lengths(words, lists, tokenizer))
+    lines += example(words, lists[-1])
     return "\n".join(lines)
 
 
+def histogram(rating):
+    """A line for each rating; of more than 20 different ones, for each half."""
+    name = "rating"
+    if len(np.unique(rating)) > 20:
+        rating = np.round(2 * rating) / 2
+        name = "rating, rounded to halves,"
+    values, counts = np.unique(rating, return_counts=True)
+    lines = []
+    for value, count in zip(values, counts):
+        bar = "#" * round(40 * count / counts.max())
+        lines.append(f"{name} {value:g}: {count:9d} {count / len(rating):6.1%} {bar}")
+    return lines
+
+
+def tied_pairs(lists):
+    """The share of pairs of a list's candidates that have one rating."""
+    table = np.array([ranking_list.ratings for ranking_list in lists])  # (lists, m)
+    m = table.shape[1]
+    equal = (table[:, :, None] == table[:, None, :]).mean()
+    return (equal * m - 1) / (m - 1)  # less the diagonal
+
+
+def prompt_lengths(words, lists, tokenizer):
+    """How long prompts are, from a sample of at most 2,000 lists."""
+    sample = lists[::math.ceil(len(lists) / 2000)]
+    prompts = [list_prompt(words, ranking_list, ranking_list.shown) for ranking_list in sample]
+    unit, pieces = "words", map(str.split, prompts)
+    if tokenizer:
+        unit, pieces = "tokens", encode(tokenizer, prompts).input_ids
+    lengths = list(map(len, pieces))
+    return (f"prompt: {min(lengths)} to {max(lengths)} {unit}, median {np.median(lengths):.0f} "
+            f"(of {len(sample)} lists)")
+
+
+def example(words, ranking_list):
+    """The prompt and answer of one list in two displayed orders."""
+    list_id, m = ranking_list.list_id, len(ranking_list.items)
+    gold = gold_order(torch.tensor([ranking_list.ratings]), generator(list_id))[0].tolist()
+    random_order = random_slots(m, "eval", list_id, 0)
+    lines = []
+    for name, slots in ("as shown", ranking_list.shown), ("in a random order", random_order):
+        answer = "".join(IDENTIFIERS[slots.index(item)] for item in gold)
+        prompt = list_prompt(words, ranking_list, slots)
+        lines.append(f"\n--- list {list_id}, {name}; [the answer] ---\n{prompt}[{answer}]")
+    return lines
+
+
 def main(arguments: list[str] | None = None) -> str:
-    cfg, show = parse(arguments, DataConfig, ShowConfig)
+    cfg, show = parse_flags(arguments, DataConfig, ShowConfig)
     ratings = load(cfg)
-    print(text := describe(ratings, split(ratings, cfg), load_tokenizer(show.model) if show.model else None))
+    tokenizer = load_tokenizer(show.model) if show.model else None
+    text = describe(ratings, split(ratings, cfg), tokenizer)
+    print(text)
     return text
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

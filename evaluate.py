@@ -1,270 +1,823 @@
 """How good is a ranking, and does it depend on the order in which the candidates were shown?
 
-    python evaluate.py RUN...            score finished runs on their test lists, side by side, and write the tables
+    python evaluate.py RUN...            score finished runs on their test lists, side by side
     python evaluate.py RUN --show 3      the same, and three lists in words
-    python evaluate.py RUN --ask FILE    rank your own list: {"history": [["Heat (1995)", 4], ...], "candidates": [...]}
+    python evaluate.py RUN --ask FILE    rank your own list:
+                                         {"history": [["Heat (1995)", 4], ...], "candidates": [...]}
 
-Every list is ranked in R random displayed orders, the same for every run and method, and in the one order a retriever
-would show. Lists whose candidates all have one rating are left out: any order of them is right.
+Every list is ranked in R random displayed orders, the same for every run and method, and in the
+one order a retriever would show. Lists whose candidates all have one rating are left out: any
+order of them is right. *Agreement* is Kendall's tau between the rankings of one list displayed in
+two orders; the letter tau is the gold rank's alone.
+
+Below, `lists` are N RankingLists, `slots` N displayed orders of them, and a *ranker* is a callable
+(lists, slots) -> (N, m) long, item indices, best first.
 """
 import dataclasses
+import functools
+import hashlib
 import itertools
 import json
+import math
 import os
+import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from alro import IDENTIFIERS, AlroError, clean_text, rank_candidates, rank_of
-from cli import check_least, explained, from_dict, option, parse, read_config, read_json, require, run, write_json
-from data import (DataConfig, Encoder, RankingList, Ratings, informative, list_prompt, load, random_slots, sha256,
-                  split)
-from figures import curves, draw
-from model import autocast, context_length, hardware, load_model, load_tokenizer, pick_device
+from alro import (IDENTIFIERS, AlroError, blind_probs, clean_text, gold_order, item_log_probs,
+                  rank_candidates, rank_of, soft_rank, target_logits)
+from data import (DataConfig, Encoder, PromptWords, RankingList, Ratings, Splits, generator,
+                  informative, item_mean, list_prompt, load, make_encoder, random_slots, sha256,
+                  sha256_of_words, warn)
+from data import split as split_by_time
+from model import (autocast, build_model, choose_bf16, hardware, load_run, pick_device,
+                   use_one_thread)
+from runs import (check_input, check_minimum, config_from_dict, import_optional, one_line_error,
+                  option, parse_flags, progress, read_json, read_log, read_run_config, run_script,
+                  write_json)
 
 CUTOFFS = (1, 3, 5, 10)
+GAMMAS = (0.3, 1, 3, 10, 30, 100, 300)  # of the soft ranks that --figures draws
+NEW_ITEM_RATINGS = 5  # an item with so few ratings in the fit set, or fewer, counts as new
+OWN_ROWS = {"chance", "untrained", "item mean", "oracle"}  # of a table: no run may be called so
 
 
-# ---- Metrics: one value per list ------------------------------------------------------------------------------------
+# ---- Metrics: one value per list ----------------------------------------------------------------
+
+def cutoffs(m: int) -> list[int]:
+    """Where NDCG is cut for lists of m: at 1, 3, 5 and 10, or at m in place of what is above it."""
+    return sorted({min(k, m) for k in CUTOFFS})
+
+
+def main_metric(m: int) -> str:
+    """The metric that sees most of a list of m, named by its cut-off: "ndcg@6"."""
+    return f"ndcg@{cutoffs(m)[-1]}"
+
 
 def dcg(gain: torch.Tensor, k: int) -> torch.Tensor:
     """Discounted cumulative gain (B,) of gains (B, m) in their order, cut at k."""
-    discount = 1 / torch.log2(torch.arange(2, gain.shape[-1] + 2, dtype=gain.dtype))  # (m,)
+    rank = torch.arange(1, gain.shape[-1] + 1, dtype=gain.dtype)  # (m,)
+    discount = 1 / torch.log2(1 + rank)  # (m,)
     return (gain * discount)[..., :k].sum(-1)
+
+
+def share_of_ideal(gain_by_rank, gain, k):
+    """DCG (B,) of gains (B, m) as ranked, over that of the best order of the same gains."""
+    ideal = dcg(gain.sort(-1, descending=True).values, k)  # (B,)
+    # Where all ratings are 0 there is nothing to lose. Clamped: 0/0 would be NaN.
+    return torch.where(ideal > 0, dcg(gain_by_rank, k) / ideal.clamp(min=1e-300), 1.0)
 
 
 def ndcg(ratings: torch.Tensor, order: torch.Tensor, k: int) -> torch.Tensor:
     """Normalised discounted cumulative gain at k: 1 for an ideal order.
 
     Args: ratings (B, m) >= 0; order (B, m) long, item indices, best first; k >= 1, above m means m.
-    Returns: (B,) float64; 1 where the ideal DCG is 0 (all ratings 0: nothing to lose).
+    Returns: (B,) float64; 1 where the ideal DCG is 0.
     Source: PAPER, gain 2^r - 1, discount 1 / log2(1 + rank).
     """
     gain = 2.0 ** ratings.double() - 1  # (B, m)
-    ideal = dcg(gain.sort(-1, descending=True).values, k)
-    return torch.where(ideal > 0, dcg(gain.gather(-1, order), k) / ideal.clamp(min=1e-300), 1.0)
+    return share_of_ideal(gain.gather(-1, order), gain, k)
 
 
 def chance_ndcg(ratings: torch.Tensor, k: int) -> torch.Tensor:
-    """Expected NDCG@k of a random order, exactly: every place holds the mean gain. (B,) float64."""
-    gain = 2.0 ** ratings.double() - 1
-    ideal = dcg(gain.sort(-1, descending=True).values, k)
-    return torch.where(ideal > 0, dcg(gain.mean(-1, keepdim=True).expand_as(gain), k) / ideal.clamp(min=1e-300), 1.0)
+    """Expected NDCG@k of a random order, exactly: every rank holds the mean gain. (B,) float64."""
+    gain = 2.0 ** ratings.double() - 1  # (B, m)
+    mean_gain = gain.mean(-1, keepdim=True)  # (B, 1)
+    return share_of_ideal(mean_gain.expand_as(gain), gain, k)
+
+
+def rank_signs(order):
+    """(B, m, m) sign of rank_i - rank_j: -1 where an order (B, m) puts item i before item j."""
+    rank = rank_of(order)  # (B, m)
+    return (rank.unsqueeze(-1) - rank.unsqueeze(-2)).sign()
 
 
 def kendall_tau(order_a: torch.Tensor, order_b: torch.Tensor) -> torch.Tensor:
-    """Kendall's tau (B,) between the *ranks* that two orders (B, m) give to the items: 1 the same, -1 reversed."""
-    a, b = rank_of(order_a), rank_of(order_b)  # (B, m)
-    agree = ((a.unsqueeze(-1) - a.unsqueeze(-2)) * (b.unsqueeze(-1) - b.unsqueeze(-2))).sign()  # (B, m, m)
+    """Kendall's tau (B,) between the *ranks* that two orders (B, m) give to the items.
+
+    1: the same; 0: no more alike than random orders; -1: reversed.
+    """
     m = order_a.shape[-1]
+    agree = rank_signs(order_a) * rank_signs(order_b)  # (B, m, m) 1 where a pair stands alike
+    # Each pair stands there twice, as i, j and as j, i; the diagonal is 0.
     return agree.sum((-2, -1)).double() / (m * (m - 1))
 
 
-def bootstrap(values: np.ndarray, seed: int = 0, draws: int = 1000) -> tuple[float, float, float]:
-    """Mean of values (N,), one per user, and its 95 % interval: users drawn again with replacement."""
+def bootstrap(values: np.ndarray, seed: int = 0, draws: int = 1000):
+    """(mean, low, high) of values (N,), one per user: the 95 % interval, drawing users anew."""
     rng = np.random.default_rng(seed)
-    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(draws)]
-    return (float(values.mean()), *map(float, np.percentile(means, [2.5, 97.5])))
+    n = len(values)
+    # A user has one list in a split: to draw lists with replacement is to draw users.
+    means = [values[rng.integers(0, n, n)].mean() for _ in range(draws)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(values.mean()), float(low), float(high)
 
 
-def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of a - b over the same lists, and its 95 % interval."""
+def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int = 0):
+    """(mean, low, high) of a - b over the same lists."""
     return bootstrap(np.asarray(a) - np.asarray(b), seed)
 
 
-# ---- Ranking many lists ---------------------------------------------------------------------------------------------
+# ---- Which lists --------------------------------------------------------------------------------
 
-def model_ranker(model, encoder: Encoder, decode: str = "greedy", batch_size: int = 64):
-    """A ranker, function (lists, slots) -> (N, m) predicted orders, that asks the language model."""
-    def rank(lists, slots):
-        was_training, device = model.training, next(model.parameters()).device
-        model.eval()
-        by_length = np.argsort([len(list_prompt(encoder, one, one.shown)) for one in lists], kind="stable")
-        ranked = torch.empty(len(lists), len(lists[0].items), dtype=torch.long)
-        for rows in np.array_split(by_length, -(-len(lists) // batch_size)):  # about equally long: little padding
-            batch = encoder.batch([lists[i] for i in rows], [slots[i] for i in rows])
+class EvaluationData(NamedTuple):
+    """The lists that are ranked, and the data they come from."""
+    ratings: Ratings
+    splits: Splits
+    split: str                # valid or test
+    informative: int          # how many lists of that split have two different ratings
+    lists: list[RankingList]  # the first of them: what is ranked
+
+    @property
+    def fit(self) -> np.ndarray:
+        """Rows of Ratings that lie before these lists: what item mean and the rivals may see."""
+        return self.splits.fit[self.split]
+
+    @property
+    def list_size(self) -> int:
+        return len(self.lists[0].items)
+
+
+def choose_lists(ratings: Ratings, splits: Splits, split: str, limit: int) -> EvaluationData:
+    """The first `limit` informative lists of a split; 0 = all."""
+    lists = informative(getattr(splits, split), split)
+    return EvaluationData(ratings, splits, split, len(lists), lists[:limit or None])
+
+
+def load_evaluation(data_cfg: DataConfig, split: str, limit: int) -> EvaluationData:
+    """Load a dataset, split it, and choose the lists to rank."""
+    ratings = load(data_cfg)
+    return choose_lists(ratings, split_by_time(ratings, data_cfg), split, limit)
+
+
+def ratings_of(lists) -> torch.Tensor:
+    """(N, m) ratings by item."""
+    return torch.tensor([ranking_list.ratings for ranking_list in lists])
+
+
+# ---- Rankers ------------------------------------------------------------------------------------
+
+class ModelRanker:
+    """A ranker that asks the language model; `shortened`: ids of all lists that lost history."""
+
+    def __init__(self, model, encoder, decode="greedy", batch_size=64, bf16=False):
+        self.model = model
+        self.encoder = encoder
+        self.decode = decode
+        self.batch_size = batch_size
+        self.bf16 = bf16
+        self.shortened = set()
+
+    def __call__(self, lists, slots) -> torch.Tensor:
+        # Training validates between two steps: dropout is off here, and afterwards as it was.
+        was_training = self.model.training
+        self.model.eval()
+        # Lists about equally long go through the model together: little padding.
+        lengths = [len(list_prompt(self.encoder.words, *displayed))
+                   for displayed in zip(lists, slots)]
+        by_length = np.argsort(lengths, kind="stable")
+        n_batches = math.ceil(len(lists) / self.batch_size)
+        predicted = torch.empty(len(lists), len(slots[0]), dtype=torch.long)  # (N, m)
+        for rows in progress(np.array_split(by_length, n_batches), "ranking"):
+            lists_of_batch = [lists[n] for n in rows]
+            slots_of_batch = [slots[n] for n in rows]
+            predicted[rows] = self.rank_batch(lists_of_batch, slots_of_batch)
+        self.model.train(was_training)
+        return predicted
+
+    def rank_batch(self, lists, slots) -> torch.Tensor:
+        # A prompt too long for the model loses its oldest history; which lists did is remembered.
+        batch, shortened = self.encoder.batch(lists, slots)
+        self.shortened.update(shortened)
+        device = next(self.model.parameters()).device
+        # The cache has a new shape at each step: to compile for each would take longer than to run.
+        with autocast(device, self.bf16), torch.compiler.set_stance("force_eager"):
             try:
-                with autocast(device), torch.compiler.set_stance("force_eager"):  # a cache has a new shape at each step
-                    ranked[rows] = rank_candidates(model, batch.to(device), decode).cpu()
+                return rank_candidates(self.model, batch.to(device), self.decode).cpu()  # (B, m)
             except AlroError as error:  # it knows rows, not lists
-                raise AlroError(f"{error}; these are the lists {[lists[i].list_id for i in rows]}") from None
-        model.train(was_training)
-        return ranked
-    return rank
+                ids = [ranking_list.list_id for ranking_list in lists]
+                raise AlroError(f"{error}; these are the lists {ids}") from None
 
 
 def score_ranker(score):
-    """A ranker that sorts candidates by score(one) -> (m,), blind to the displayed order; ties by item index."""
-    return lambda lists, slots: torch.tensor(np.array([np.argsort(-score(one), kind="stable") for one in lists]))
+    """A ranker that sorts by score(ranking_list) -> (m,), blind to the displayed order."""
+    def rank(lists, slots):
+        scores = np.array([score(ranking_list) for ranking_list in lists])  # (N, m)
+        # Stable: ties go by item index, which is random.
+        return torch.tensor(np.argsort(-scores, kind="stable"))
+    return rank
 
 
-def item_mean(ratings: Ratings, rows: np.ndarray, damping: float = 5) -> np.ndarray:
-    """(items,) mean rating of each item in the given rows, with `damping` more ratings of the overall mean."""
-    item, rating = ratings.item[rows], ratings.rating[rows]
-    total = np.bincount(item, rating, len(ratings.items)) + damping * rating.mean()
-    return total / (np.bincount(item, minlength=len(ratings.items)) + damping)
-
-
-def reference_rankers(ratings: Ratings, fit: np.ndarray) -> dict:
+def reference_rankers(data: EvaluationData) -> dict:
     """The rows every table has: item mean and, where the world is synthetic, the oracle."""
-    mean = item_mean(ratings, fit)
-    rankers = {"item mean": score_ranker(lambda one: mean[one.items])}
-    if ratings.expected is not None:
-        rankers["oracle"] = score_ranker(lambda one: ratings.expected[one.user][one.items])
+    mean = item_mean(data.ratings, data.fit)  # (items,)
+    expected = data.ratings.expected  # (users, items)
+    rankers = {"item mean": score_ranker(lambda ranking_list: mean[ranking_list.items])}
+    if expected is not None:
+        # It knows the ratings without their noise: nobody can rank better.
+        rankers["oracle"] = score_ranker(
+            lambda ranking_list: expected[ranking_list.user][ranking_list.items])
     return rankers
 
 
-def score_method(ranker, lists: list[RankingList], orders: int) -> dict:
-    """Rank every list in `orders` random displayed orders and in the shown one; values per list (N,), but for
-    mean_rank_by_slot (m,), slots and predicted (orders + 1 of each, the shown one last)."""
-    m, ratings = len(lists[0].items), torch.tensor([one.ratings for one in lists])  # (N, m)
-    slots = [[random_slots(m, "eval", one.list_id, r) for one in lists] for r in range(orders)]
-    slots.append([one.shown for one in lists])
-    start = time.perf_counter()
-    predicted = [ranker(lists, some) for some in slots]  # orders + 1 times (N, m)
-    seconds = time.perf_counter() - start
-    random_orders, pairs = predicted[:orders], list(itertools.combinations(predicted[:orders], 2))
-    values = {f"ndcg@{k}": sum(ndcg(ratings, order, k) for order in random_orders) / orders for k in CUTOFFS}
-    values["ndcg@10_shown"] = ndcg(ratings, predicted[-1], 10)
-    if pairs:  # one order alone says nothing about their agreement
-        values["kendall_tau"] = sum(kendall_tau(a, b) for a, b in pairs) / len(pairs)
-        values["top1_flip_rate"] = sum((a[:, 0] != b[:, 0]).double() for a, b in pairs) / len(pairs)
-    by_slot = [rank_of(order).gather(1, torch.tensor(some)).double() for some, order in zip(slots, random_orders)]
-    return {"values": {name: value.numpy() for name, value in values.items()},
-            "mean_rank_by_slot": torch.cat(by_slot).mean(0).tolist(), "slots": slots, "predicted": predicted,
-            "ms_per_list": 1000 * seconds / len(lists) / len(slots)}
+# ---- Scoring: the one recipe of a table ---------------------------------------------------------
+
+def mean_of(values):
+    """The mean of several tensors of one shape."""
+    values = list(values)
+    return sum(values) / len(values)
 
 
-def chance_method(lists: list[RankingList]) -> dict:
-    """The chance row: exact expectations over all orders."""
-    ratings = torch.tensor([one.ratings for one in lists])
-    m = ratings.shape[1]
-    values = {f"ndcg@{k}": chance_ndcg(ratings, k) for k in CUTOFFS}
-    values |= {"ndcg@10_shown": values["ndcg@10"], "kendall_tau": torch.zeros(len(lists)),
-               "top1_flip_rate": torch.full((len(lists),), 1 - 1 / m)}
-    return {"values": {name: value.numpy() for name, value in values.items()}, "mean_rank_by_slot": [(m + 1) / 2] * m,
-            "slots": [], "predicted": [], "ms_per_list": 0.0}
+def score_method(ranker, lists, orders: int) -> dict:
+    """Rank every list in `orders` random displayed orders and in the shown one.
 
-
-# ---- Tables and files -----------------------------------------------------------------------------------------------
-
-def summary(methods: dict, ranked: list[RankingList], calls: dict[str, int], **about) -> dict:
-    """What eval-SPLIT.json holds: per method and metric the mean and its 95 % interval over users."""
-    def figures(name, method):
-        means = {metric: bootstrap(value) for metric, value in method["values"].items()}
-        return {metric: {"mean": mean, "ci95": [low, high]} for metric, (mean, low, high) in means.items()} | {
-            "mean_rank_by_slot": method["mean_rank_by_slot"], "llm_calls_per_list": calls.get(name, 0),
-            **({"by_seed": method["by_seed"]} if "by_seed" in method else {})}
-    return {**about, "hardware": hardware(), "ranked_lists": len(ranked), "list_size": len(ranked[0].items),
-            "data_sha256": sha256(ranked), "methods": {name: figures(name, method) for name, method in methods.items()},
-            "timing": {name: {"ms_per_list": method["ms_per_list"]} for name, method in methods.items()}}
-
-
-def text_table(result: dict) -> str:
-    """The result as text: a row per method, chance first; the gap closed where an oracle is known, the spread over
-    seeds (standard deviation) where rows hold several."""
-    m, methods, top = result["list_size"], result["methods"], min(result["list_size"], 10)
-    cutoffs = {min(k, m): k for k in reversed(CUTOFFS)}
-    columns = [(f"NDCG@{k}", f"ndcg@{cutoffs[k]}") for k in sorted(cutoffs)]
-    columns += [(f"@{top} shown", "ndcg@10_shown"), ("tau", "kendall_tau"), ("top-1 flips", "top1_flip_rate")]
-    width, seeds = max(14, *map(len, methods)), any("by_seed" in method for method in methods.values())
-    titles = [*(title for title, _ in columns), f"+-95% @{top}", *["sd of seeds"] * seeds, "calls", "ms/list",
-              *["gap closed"] * ("oracle" in methods)]
-    lines = [f"{result['ranked_lists']} {result['split']} lists of {m} in {result['orders']} random orders; "
-             f"{result['dataset']}, {result['model']}, seed {result['seed']}, {result['hardware']}",
-             " " * width + "".join(f"{title:>12}" for title in titles)]
-    low = methods["chance"]["ndcg@10"]["mean"]
-    for name, method in methods.items():
-        at_m = method["ndcg@10"]
-        cells = [f"{method[key]['mean']:.3f}" if key in method else "-" for _, key in columns]
-        cells.append(f"{(at_m['ci95'][1] - at_m['ci95'][0]) / 2:.3f}")
-        if seeds:
-            cells.append(f"{np.std(method['by_seed']['ndcg@10'], ddof=1):.3f}" if "by_seed" in method else "-")
-        cells += [f"{method['llm_calls_per_list']}", f"{result['timing'][name]['ms_per_list']:.1f}"]
-        if "oracle" in methods:
-            cells.append(f"{(at_m['mean'] - low) / (methods['oracle']['ndcg@10']['mean'] - low):.2f}")
-        lines.append(f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells))
-    return "\n".join(lines)
-
-
-def differences(methods: dict, base: str) -> dict:
-    """{"name - base": {metric: (mean, low, high)}} over the same lists, for every method but chance."""
-    return {f"{name} - {base}": {
-        metric: paired_bootstrap(method["values"][metric], methods[base]["values"][metric])
-        for metric in ("ndcg@10", "ndcg@5", "ndcg@3", "kendall_tau") if metric in methods[base]["values"]}
-        for name, method in methods.items() if name not in ("chance", base)}
-
-
-def by_group(methods: dict, lists: list[RankingList], ratings: Ratings, fit: np.ndarray) -> dict:
-    """{group: {"lists": n, method: mean NDCG@10}}: the half of the lists that should be harder, in three ways.
-
-    A list is in a group if it is on the hard side of the median list; a group that is empty (all lists alike) is
-    left out. fit: rows of Ratings that count for an item's popularity.
+    Returns: "values": {metric: (N,)}, one per list; "mean_rank_by_slot" (m,); "slots" and
+        "predicted", orders + 1 of each, the shown one last; "ms_per_list".
     """
-    count = np.bincount(ratings.item[fit], minlength=len(ratings.items))
-    hardness = {"short history": [-len(one.history) for one in lists],
-                "many ties": [np.equal.outer(one.ratings, one.ratings).sum() for one in lists],
-                "unpopular items": [-np.log1p(count[one.items]).mean() for one in lists]}
-    groups = {"all lists": np.ones(len(lists), bool)}
-    groups |= {name: value > np.median(value) for name, value in hardness.items()}
-    return {group: {"lists": int(mask.sum()),
-                    **{name: float(method["values"]["ndcg@10"][mask].mean()) for name, method in methods.items()}}
-            for group, mask in groups.items() if mask.any()}
+    m = len(lists[0].items)
+    ratings = ratings_of(lists)  # (N, m)
+
+    # Stage 1: the displayed orders. They depend on the list alone, not on a run or its seed:
+    # every method sees the same ones, so that differences can be paired.
+    slots = [[random_slots(m, "eval", ranking_list.list_id, r) for ranking_list in lists]
+             for r in range(orders)]
+    slots.append([ranking_list.shown for ranking_list in lists])
+
+    # Stage 2: rank
+    start = time.perf_counter()
+    predicted = [ranker(lists, displayed) for displayed in slots]  # orders + 1 times (N, m)
+    seconds = time.perf_counter() - start
+    random_orders = predicted[:orders]
+
+    # Stage 3: how good, on average over the random orders, and in the shown one
+    values = {f"ndcg@{k}": mean_of(ndcg(ratings, order, k) for order in random_orders)
+              for k in cutoffs(m)}
+    values[f"{main_metric(m)}_shown"] = ndcg(ratings, predicted[-1], max(CUTOFFS))
+
+    # Stage 4: how much alike the rankings of one list are in two orders
+    if orders > 1:
+        pairs = list(itertools.combinations(random_orders, 2))
+        flips = [a[:, 0] != b[:, 0] for a, b in pairs]  # another item on top
+        values["agreement"] = mean_of(kendall_tau(*pair) for pair in pairs)
+        values["top1_flip_rate"] = mean_of(flip.double() for flip in flips)
+
+    # Stage 5: the rank of what is displayed in each slot
+    ranks = rank_of(torch.cat(random_orders)).double()  # (orders * N, m) by item
+    displayed = torch.tensor(slots[:orders]).flatten(0, 1)  # (orders * N, m) slot -> item
+    by_slot = ranks.gather(1, displayed)
+
+    method = {"slots": slots, "predicted": predicted}
+    method["values"] = {metric: value.numpy() for metric, value in values.items()}
+    method["mean_rank_by_slot"] = by_slot.mean(0).tolist()
+    method["ms_per_list"] = 1000 * seconds / len(lists) / len(slots)
+    return method
 
 
-def comparison(methods: dict, base: str, lists: list[RankingList], ratings: Ratings, fit: np.ndarray) -> dict:
-    """What a table cannot say, printed and returned: paired differences to one method, and groups of lists."""
-    found = {"differences": differences(methods, base), "groups": by_group(methods, lists, ratings, fit)}
-    print("\nPaired differences over the same lists, 95 % intervals")
-    for pair, by_metric in found["differences"].items():
-        print(f"{pair}: " + "; ".join(f"{metric} {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
-                                      for metric, (mean, low, high) in by_metric.items()))
-    width = max(map(len, methods)) + 2
-    print("\nNDCG@10 by group of lists\n" + " " * width + "".join(
-        f"{group + ' (' + str(row['lists']) + ')':>24}" for group, row in found["groups"].items()))
-    for name in methods:
-        print(f"{name:<{width}}" + "".join(f"{row[name]:>24.3f}" for row in found["groups"].values()))
-    return found
+def chance_method(lists) -> dict:
+    """The chance row: exact expectations over all orders."""
+    ratings = ratings_of(lists)  # (N, m)
+    n, m = ratings.shape
+    values = {f"ndcg@{k}": chance_ndcg(ratings, k).numpy() for k in cutoffs(m)}
+    values[f"{main_metric(m)}_shown"] = values[main_metric(m)]
+    values["agreement"] = np.zeros(n)
+    values["top1_flip_rate"] = np.full(n, 1 - 1 / m)
+    mean_rank_by_slot = [(m + 1) / 2] * m
+    return {"slots": [], "predicted": [], "values": values, "ms_per_list": 0.0,
+            "mean_rank_by_slot": mean_rank_by_slot}
 
 
 def over_seeds(methods: list[dict]) -> dict:
-    """One method out of several that differ in their seed alone: for each list the mean over seeds. Intervals are then
-    over users with these seeds held fixed: read them beside the standard deviation of the seeds ("by_seed")."""
-    mean = {name: np.mean([method["values"][name] for method in methods], 0) for name in methods[0]["values"]}
-    return {**methods[0], "values": mean, "ms_per_list": float(np.mean([method["ms_per_list"] for method in methods])),
-            "mean_rank_by_slot": np.mean([method["mean_rank_by_slot"] for method in methods], 0).tolist(),
-            **({"by_seed": {name: [float(method["values"][name].mean()) for method in methods] for name in mean}}
-               if methods[1:] else {})}
+    """One method out of several that differ in their seed alone: per list the mean over seeds.
+
+    Intervals are then over users with these seeds held fixed: read them beside the standard
+    deviation of the seeds ("by_seed": each seed's means).
+    """
+    if len(methods) == 1:
+        return methods[0]
+    mean = {}
+    by_seed = {}
+    for metric in methods[0]["values"]:
+        # List by list, so that the mean over seeds can still be paired with other methods.
+        values = [method["values"][metric] for method in methods]  # seeds times (N,)
+        mean[metric] = np.mean(values, 0)
+        by_seed[metric] = [float(of_seed.mean()) for of_seed in values]
+    pooled = {**methods[0], "values": mean, "by_seed": by_seed}
+    for name in ("mean_rank_by_slot", "ms_per_list"):
+        pooled[name] = np.mean([method[name] for method in methods], 0).tolist()
+    return pooled
 
 
-def write_results(folder: Path, result: dict, methods: dict, lists: list[RankingList]) -> None:
-    """Write eval-SPLIT.json and eval-SPLIT.lists.jsonl (a line per method and list: what pairs are compared by)."""
-    name = f"eval-{result['split']}"
-    with explained(f"{folder}/{name}.lists.jsonl: cannot be written"), open(folder / f"{name}.partial", "w") as file:
-        for method, found in methods.items():
-            for row, one in enumerate(lists):
-                line = {"method": method, "id": one.list_id, "displayed": [slots[row] for slots in found["slots"]],
-                        "predicted": [order[row].tolist() for order in found["predicted"]]}
-                line |= {metric: float(value[row]) for metric, value in found["values"].items()}
-                file.write(json.dumps(line) + "\n")
-    os.replace(folder / f"{name}.partial", folder / f"{name}.lists.jsonl")
-    write_json(folder / f"{name}.json", result)
+def summary(methods: dict, data: EvaluationData, calls: dict, **about) -> dict:
+    """What eval-SPLIT.json holds: per method and metric the mean and its 95 % interval over users.
+
+    calls: {method: prompts that the language model reads for one list}. about: dataset, model,
+    seed, decode, orders.
+    """
+    rows = {}
+    for name, method in methods.items():
+        row = rows[name] = {}
+        for metric, values in method["values"].items():
+            mean, low, high = bootstrap(values)
+            row[metric] = {"mean": mean, "ci95": [low, high]}
+        row["mean_rank_by_slot"] = method["mean_rank_by_slot"]
+        row["llm_calls_per_list"] = calls.get(name, 0)
+        if "by_seed" in method:
+            row["by_seed"] = method["by_seed"]
+    result = {**about, "split": data.split, "hardware": hardware(), "list_size": data.list_size}
+    result["lists"] = len(getattr(data.splits, data.split))
+    result["informative_lists"] = data.informative
+    result["ranked_lists"] = len(data.lists)
+    result["data_sha256"] = sha256(data.lists)
+    result["methods"] = rows
+    result["timing"] = {name: {"ms_per_list": method["ms_per_list"]}
+                        for name, method in methods.items()}
+    return result
 
 
-def in_words(one: RankingList, order: list[int], titles: list[str], slots: list[int]) -> str:
-    """One list for a person: the history, and the predicted order beside the true ratings."""
-    lines = [f"list {one.list_id}; history: " + "; ".join(
-        titles[item] + ("" if rating is None else f" {rating:g}") for item, rating in one.history),
-             "predicted order      rating (best possible)  shown as"]
-    best = sorted(one.ratings, reverse=True)
-    lines += [f"{place:2d}. {titles[one.items[item]]:<28.28} {one.ratings[item]:g} ({best[place - 1]:g})"
-              f"  {IDENTIFIERS[slots.index(item)]}" for place, item in enumerate(order, 1)]
+def score_table(rankers: dict, data: EvaluationData, orders: int, calls: dict, **about):
+    """Score every ranker on the same lists in the same displayed orders, the chance row first.
+
+    rankers: {row: ranker, or a list of rankers that differ in their seed alone}.
+    Returns: (result, methods), see `summary` and `score_method`.
+    """
+    methods = {"chance": chance_method(data.lists)}
+    # The values of single lists come first, what a table shows of them is made of these.
+    for name, ranker in rankers.items():
+        seeds = ranker if isinstance(ranker, list) else [ranker]
+        methods[name] = over_seeds([score_method(seed, data.lists, orders) for seed in seeds])
+    return summary(methods, data, calls, orders=orders, **about), methods
+
+
+# ---- Tables in text -----------------------------------------------------------------------------
+
+def columns_of_text(rows: dict, width: int) -> str:
+    """{row: {title: cell}} as text: the titles, then a line per row, every column `width` wide."""
+    margin = max(14, *map(len, rows))
+    titles = list(next(iter(rows.values())))
+    lines = [" " * margin + "".join(f"{title:>{width}}" for title in titles)]
+    for name, cells in rows.items():
+        lines.append(f"{name:<{margin}}" + "".join(f"{cells[title]:>{width}}" for title in titles))
     return "\n".join(lines)
 
 
-# ---- Runs -----------------------------------------------------------------------------------------------------------
+def gap_closed(result: dict, name: str) -> float:
+    """How much of the way from chance (0) to the oracle (1) a method goes, in NDCG."""
+    metric = main_metric(result["list_size"])
+    mean = {row: method[metric]["mean"] for row, method in result["methods"].items()}
+    return (mean[name] - mean["chance"]) / (mean["oracle"] - mean["chance"])
+
+
+def text_table(result: dict) -> str:
+    """The result as text: a row per method, chance first.
+
+    Where an oracle is known, the gap closed; where a row holds several seeds, their spread
+    (standard deviation).
+    """
+    m = result["list_size"]
+    methods = result["methods"]
+    top = main_metric(m)
+    k = cutoffs(m)[-1]
+    columns = {f"NDCG@{cutoff}": f"ndcg@{cutoff}" for cutoff in cutoffs(m)}
+    columns[f"@{k} shown"] = f"{top}_shown"
+    columns |= {"agreement": "agreement", "top-1 flips": "top1_flip_rate"}
+    several_seeds = any("by_seed" in method for method in methods.values())
+    rows = {}  # {method: {title of a column: cell}}
+    for name, method in methods.items():
+        row = rows[name] = {}
+        for title, metric in columns.items():
+            row[title] = f"{method[metric]['mean']:.3f}" if metric in method else "-"
+        # Half of the interval is what one reads as "plus or minus".
+        low, high = method[top]["ci95"]
+        row[f"+-95% @{k}"] = f"{(high - low) / 2:.3f}"
+        if several_seeds:
+            row["sd of seeds"] = "-"
+        if "by_seed" in method:
+            row["sd of seeds"] = f"{np.std(method['by_seed'][top], ddof=1):.3f}"
+        row["calls"] = str(method["llm_calls_per_list"])
+        row["ms/list"] = f"{result['timing'][name]['ms_per_list']:.1f}"
+        if "oracle" in methods:
+            row["gap closed"] = f"{gap_closed(result, name):.2f}"
+    return (f"{result['ranked_lists']} {result['split']} lists of {m} in {result['orders']} random "
+            f"orders; {result['dataset']}, {result['model']}, seed {result['seed']}, "
+            f"{result['hardware']}\n{columns_of_text(rows, 12)}")
+
+
+def in_plain_words(result: dict, row: str = "trained") -> str:
+    """What a table shows of one method, for a person; the words are chosen by the numbers.
+
+    Has it learned to rank? Does the displayed order sway it? Does it beat the item mean?
+    """
+    methods = result["methods"]
+    metric = main_metric(result["list_size"])
+    mean = {name: method[metric]["mean"] for name, method in methods.items()}
+    low, high = methods[row][metric]["ci95"]
+    scores = f"{metric.upper()} {mean[row]:.3f}, chance {mean['chance']:.3f}"
+
+    # Has it learned to rank? Chance inside the interval reads as "no better".
+    if low > mean["chance"]:
+        learned = f"In random orders it ranks better than chance ({scores})"
+        if "oracle" in methods:
+            learned += f" and closes {gap_closed(result, row):.0%} of the gap to the best possible"
+    elif high < mean["chance"]:
+        learned = f"In random orders it ranks worse than chance ({scores}): something is wrong"
+    else:
+        learned = (f"In random orders it ranks no better than chance ({scores}): it has not "
+                   "learned whom to please")
+    sentences = [learned]
+
+    # Does the displayed order sway it? One that copies the display does best in the shown order.
+    if "agreement" in methods[row]:
+        agreement = methods[row]["agreement"]["mean"]
+        shown = methods[row][f"{metric}_shown"]["mean"]
+        if agreement >= 0.75:
+            swayed = "Displayed in another order, a list is ranked much the same"
+        elif agreement >= 0.3:
+            swayed = "Displayed in another order, a list is in part ranked otherwise"
+        else:
+            swayed = "The ranking goes by the order in which the candidates are displayed"
+        if agreement < 0.75 and shown > high:
+            swayed += f", and in the order that a retriever shows this earns {shown:.3f}"
+        sentences.append(f"{swayed} (agreement {agreement:.2f})")
+
+    # Does it know anything of the user?
+    compared = "about as good as"
+    if low > mean["item mean"]:
+        compared = "better than"
+    elif high < mean["item mean"]:
+        compared = "worse than"
+    sentences.append(f"It is {compared} the item mean ({mean['item mean']:.3f}), which knows every "
+                     "item but no user")
+    return ". ".join(sentences) + "."
+
+
+def differences(methods: dict, base: str) -> dict:
+    """{"name - base": {metric: (mean, low, high)}} over the same lists, for all but chance."""
+    base_values = methods[base]["values"]
+    left_out = ("ndcg@1", "top1_flip_rate")  # they say less than the others, with more noise
+    metrics = [metric for metric in base_values
+               if metric not in left_out and not metric.endswith("_shown")]
+    pairs = {}
+    for name, method in methods.items():
+        if name not in ("chance", base):
+            by_metric = pairs[f"{name} - {base}"] = {}
+            for metric in metrics:
+                by_metric[metric] = paired_bootstrap(method["values"][metric], base_values[metric])
+    return pairs
+
+
+def by_group(methods: dict, data: EvaluationData) -> dict:
+    """{group: {"lists": n, method: mean NDCG}}: lists that should be harder than others.
+
+    By three measures, the half on the hard side of the median list; then the lists that hold a new
+    item, and those that hold none. A group that is empty is left out.
+    """
+    lists = data.lists
+    fitted_items = data.ratings.item[data.fit]
+    n_ratings = np.bincount(fitted_items, minlength=len(data.ratings.items))  # (items,)
+    popularity = np.log1p(n_ratings)  # from 1 to 10 ratings is as far as from 10 to 100
+    groups = {"all lists": np.ones(len(lists), bool)}
+
+    def add_harder_half(group, hardness):
+        groups[group] = hardness > np.median(hardness)
+    add_harder_half("short history", [-len(row.history) for row in lists])
+    add_harder_half("many ties", [np.equal.outer(row.ratings, row.ratings).sum() for row in lists])
+    add_harder_half("unpopular items", [-popularity[row.items].mean() for row in lists])
+    # In the synthetic world a new item is one that nobody has rated; real ones have a few ratings.
+    most = 0
+    new_items = "new items"
+    if data.ratings.expected is None:
+        most = NEW_ITEM_RATINGS
+        new_items += f" (<= {most} ratings)"
+    has_new = np.array([n_ratings[row.items].min() <= most for row in lists])
+    if has_new.any():
+        groups[new_items] = has_new
+        groups["no new items"] = ~has_new
+
+    metric = main_metric(data.list_size)
+    means = {}
+    for group, members in groups.items():
+        if members.any():
+            means[group] = {"lists": int(members.sum())}
+            for name, method in methods.items():
+                means[group][name] = float(method["values"][metric][members].mean())
+    return means
+
+
+def comparison(methods: dict, base: str, data: EvaluationData) -> dict:
+    """What a table cannot say, printed and returned: paired differences, and groups of lists."""
+    pairs = differences(methods, base)
+    groups = by_group(methods, data)
+    print("\nPaired differences over the same lists, 95 % intervals")
+    for pair, by_metric in pairs.items():
+        texts = [f"{metric} {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+                 for metric, (mean, low, high) in by_metric.items()]
+        print(f"{pair}: {'; '.join(texts)}")
+    rows = {}
+    for name in methods:
+        rows[name] = {f"{group} ({row['lists']})": f"{row[name]:.3f}"
+                      for group, row in groups.items()}
+    width = max(24, *(len(title) + 2 for title in rows[base]))
+    print(f"\n{main_metric(data.list_size).upper()} by group of lists")
+    print(columns_of_text(rows, width))
+    return {"differences": pairs, "groups": groups}
+
+
+def in_words(data: EvaluationData, method: dict, row: int) -> str:
+    """List `row` for a person: the history, and the predicted order beside the true ratings.
+
+    method: of `score_method`; the list is taken in its first random displayed order.
+    """
+    ranking_list = data.lists[row]
+    titles = data.ratings.titles
+    order = method["predicted"][0][row].tolist()
+    slots = method["slots"][0][row]
+    # First what the model said; in brackets, what each rank could have held at best.
+    history = [titles[item] if rating is None else f"{titles[item]} {rating:g}"
+               for item, rating in ranking_list.history]
+    lines = [f"list {ranking_list.list_id}; history: {'; '.join(history)}",
+             "predicted order      rating (best possible)  shown as"]
+    best = sorted(ranking_list.ratings, reverse=True)
+    for rank, item in enumerate(order, 1):
+        title = titles[ranking_list.items[item]]
+        rating = ranking_list.ratings[item]
+        letter = IDENTIFIERS[slots.index(item)]
+        lines.append(f"{rank:2d}. {title:<28.28} {rating:g} ({best[rank - 1]:g})  {letter}")
+    return "\n".join(lines)
+
+
+def result_path(folder: Path, result: dict) -> Path:
+    """eval-SPLIT.json; another decoding than the usual one has a file of its own."""
+    decode = result["decode"]
+    suffix = "" if decode == "greedy" else f"-{decode}"
+    return folder / f"eval-{result['split']}{suffix}.json"
+
+
+def is_fuller(there: dict, result: dict) -> bool:
+    """Whether the result that is there is of more lists, or of as many in more orders or methods.
+
+    One of other weights is not, however full: it is out of date.
+    """
+    if there.get("model_sha256") != result.get("model_sha256"):
+        return False
+    old_size = (there["ranked_lists"], there["orders"])
+    size = (result["ranked_lists"], result["orders"])
+    more_methods = there["methods"].keys() > result["methods"].keys()
+    return old_size > size or (old_size == size and more_methods)
+
+
+def write_results(folder: Path, result: dict, methods: dict, lists) -> None:
+    """Write eval-SPLIT.json and eval-SPLIT.lists.jsonl; a fuller result that is there stays."""
+    path = result_path(folder, result)
+    try:
+        with one_line_error(f"{path}: no result"):
+            there = read_json(path)
+            stays = is_fuller(there, result)
+    except AlroError:  # none is there, or a damaged one
+        stays = False
+    if stays:
+        warn(f"{path} stays, of {there['ranked_lists']} lists in {there['orders']} orders: this "
+             f"result, of {len(lists)} in {result['orders']}, is not kept")
+        return
+    lists_path = path.with_suffix(".lists.jsonl")
+    partial = path.with_suffix(".partial")
+    # The lines come first: where there is a table, there are the lines that it sums up.
+    with one_line_error(f"{lists_path}: cannot be written"):
+        write_lines(partial, methods, lists)
+        os.replace(partial, lists_path)
+    write_json(path, result)
+
+
+def write_lines(path: Path, methods: dict, lists) -> None:
+    """A line of JSON for each method and list: what pairs are compared by."""
+    with open(path, "w") as stream:
+        for name, method in methods.items():
+            for row, ranking_list in enumerate(lists):
+                line = {"method": name, "id": ranking_list.list_id}
+                line["displayed"] = [slots[row] for slots in method["slots"]]
+                line["predicted"] = [order[row].tolist() for order in method["predicted"]]
+                for metric, values in method["values"].items():
+                    line[metric] = float(values[row])
+                stream.write(json.dumps(line) + "\n")
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder; raise AlroError, before any work is done, if no file can be written there."""
+    with one_line_error(f"{folder}: cannot be written to"):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+# ---- Figures: curves as numbers and, with matplotlib, as pictures -------------------------------
+
+def learning_curves(folders):
+    """(steps, validation NDCG: a row for each of several runs that differ in their seed)."""
+    with one_line_error(f"log.jsonl of {', '.join(folders)}: cannot be read"):
+        validations = []
+        for folder in folders:
+            rows = [row for row in read_log(folder) if "valid_ndcg" in row]
+            validations.append([(row["step"], row["valid_ndcg"]) for row in rows])
+        # The n-th validation of every seed came at the same step; runs may have stopped early.
+        shortest = min(map(len, validations))
+        points = np.array([of_run[:shortest] for of_run in validations], float)
+        points = points.reshape(len(folders), shortest, 2)  # (seeds, validations, 2)
+    return points[0, :, 0].tolist(), points[..., 1].tolist()
+
+
+def curves(table: dict, rows: dict) -> dict[str, tuple]:
+    """What --figures draws: {file: (title, x axis, y axis, {line: (xs, ys)})}.
+
+    rows: the table's rows of runs, each with its runs' folders. Where ys are several rows, one for
+    each seed, they are drawn as thin lines beside their mean.
+    """
+    m = table["list_size"]
+    methods = table["methods"]
+    places = range(1, m + 1)
+    # What teacher forcing alone gives away: see alro.blind_probs.
+    blind = blind_probs(torch.arange(m).unsqueeze(0))  # (1, m, m)
+    soft_ranks = torch.cat([soft_rank(blind, gamma) for gamma in GAMMAS])  # (gammas, m)
+    by_slot = {name: (places, methods[name]["mean_rank_by_slot"]) for name in rows}
+    learning = {name: learning_curves(folders) for name, folders in rows.items()}
+    by_gamma = {f"gold position {k}": (GAMMAS, soft_ranks[:, k - 1].tolist()) for k in places}
+    return {
+        "slot_curve": ("Flat = blind to the displayed order", "displayed slot",
+                       "mean predicted rank", by_slot),
+        "learning_curves": ("Learning", "step", "NDCG on validation lists", learning),
+        "soft_rank": ("Soft ranks of a model that knows only what is already out", "gamma",
+                      "soft rank", by_gamma)}
+
+
+@torch.no_grad()
+def output_by_slot(ranker: ModelRanker, ranking_list: RankingList):
+    """y of one list in two displayed orders, the shown one and a random one, by slot.
+
+    Returns: (y, gold_slots): (2, m, m) probability that output position k emits the item in slot j,
+    the gold items before k forced; (2, m) the slot of the gold item at each output position. A
+    model that copies the display puts y on the diagonal, a good one where the gold items are.
+    """
+    list_id = ranking_list.list_id
+    slots = [ranking_list.shown, random_slots(len(ranking_list.items), "eval", list_id, 0)]
+    gold = gold_order(torch.tensor([ranking_list.ratings]), generator("figure", list_id))  # (1, m)
+    batch, _shortened = ranker.encoder.batch([ranking_list] * 2, slots, gold.expand(2, -1))
+    device = next(ranker.model.parameters()).device
+    with autocast(device, ranker.bf16):
+        answer_logits, _ = target_logits(ranker.model, batch.to(device))  # (2, m, V)
+    y = item_log_probs(answer_logits.cpu(), batch).softmax(-1)  # (2, m, m) by item
+    # The one place where y is looked at by slot: here the display is the question.
+    by_slot = y.gather(-1, batch.slots.unsqueeze(1).expand_as(y))
+    gold_slots = batch.slots.argsort(-1).gather(-1, batch.order)
+    return by_slot.numpy(), gold_slots.numpy()
+
+
+def most_levels(lists) -> RankingList:
+    """The first list with the most different ratings: its gold order has the fewest ties."""
+    return max(lists, key=lambda ranking_list: len({*ranking_list.ratings}))
+
+
+def print_maps(maps: dict) -> None:
+    """{row: of `output_by_slot`} as numbers, the gold item's slot marked with a star."""
+    for name, orders in maps.items():
+        for order, y, gold_slots in zip(("shown", "a random"), *orders):
+            print(f"\n{name}, {order} order: y by slot, a line per output position, * = gold")
+            for probs, gold_slot in zip(y.tolist(), gold_slots.tolist()):
+                marks = ["*" if slot == gold_slot else " " for slot in range(len(probs))]
+                print("  " + " ".join(f"{p:.2f}{mark}" for p, mark in zip(probs, marks)))
+
+
+def draw_maps(pyplot, maps: dict, path: Path) -> None:
+    """A row of two small heat maps for each row of the table."""
+    figure, axes = pyplot.subplots(len(maps), 2, squeeze=False, figsize=(5, 2.6 * len(maps)))
+    for (name, orders), pair in zip(maps.items(), axes):
+        for title, y, gold_slots, map_axes in zip(("shown", "random"), *orders, pair):
+            places = range(1, len(y) + 1)
+            ends = (0.5, len(y) + 0.5, len(y) + 0.5, 0.5)  # count from 1, the first line on top
+            map_axes.imshow(y, vmin=0, vmax=1, cmap="Greys", extent=ends)
+            map_axes.plot(gold_slots + 1, places, "rx")  # the gold order
+            map_axes.set_title(f"{name}, {title} order", fontsize=8)
+            map_axes.set(xlabel="slot", ylabel="output position")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def draw(folder: Path, figures: dict[str, tuple], maps: dict | None = None) -> None:
+    """Print curves as x:y pairs and, where matplotlib is installed, draw each: folder/NAME.png.
+
+    figures: of `curves`; maps: {row: of `output_by_slot`}.
+    """
+    for title, x, y, lines in figures.values():
+        print(f"\n{title} ({x}: {y})")
+        for name, (xs, ys) in lines.items():
+            texts = [f"{at:g}:{value:.3f}" for at, value in zip(xs, np.atleast_2d(ys).mean(0))]
+            print(f"  {name:<28}{' '.join(texts)}")
+    print_maps(maps or {})
+    try:
+        import_optional("matplotlib", "drawing what stands above").use("agg")
+    except AlroError as error:  # the numbers are all there
+        print(f"\nno pictures: {error}")
+        return
+    pyplot = import_optional("matplotlib.pyplot", "drawing --figures")
+    folder.mkdir(parents=True, exist_ok=True)
+    if maps:
+        draw_maps(pyplot, maps, folder / "output_by_slot.png")
+    for file, (title, x, y, lines) in figures.items():
+        _, axes = pyplot.subplots()
+        for name, (xs, ys) in lines.items():
+            seeds = np.atleast_2d(ys)  # (seeds, points)
+            mean_line, = axes.plot(xs, seeds.mean(0), marker="o", label=name)
+            if len(seeds) > 1:  # each of them, thin
+                axes.plot(xs, seeds.T, linewidth=0.5, color=mean_line.get_color())
+        axes.set(title=title, xlabel=x, ylabel=y, xscale="log" if x == "gamma" else "linear")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves, not over them
+        axes.figure.savefig(folder / f"{file}.png", dpi=100, bbox_inches="tight")
+        pyplot.close(axes.figure)
+
+
+# ---- One's own list -----------------------------------------------------------------------------
+
+def is_rated_title(row) -> bool:
+    """Whether row is ["title", rating]."""
+    types = [*map(type, row)] if isinstance(row, list) else []
+    return types in ([str, int], [str, float])
+
+
+def read_question(path: Path, low: float, high: float):
+    """(history, candidates) of a question, checked against what the model can read."""
+    question = read_json(path)
+    history = question.get("history")
+    candidates = question.get("candidates")
+    good = isinstance(history, list) and all(map(is_rated_title, history))
+    good &= isinstance(candidates, list) and all(isinstance(title, str) for title in candidates)
+    check_input(good and len(question) == 2,
+                f'{path}: expected {{"history": [["title", rating], ...], '
+                '"candidates": ["title", ...]} and no more')
+    for title, rating in history:
+        check_input(low <= rating <= high,
+                    f"{path}: {title!r} has rating {rating}; the model knows {low:g}..{high:g}")
+    check_input(2 <= len(candidates) <= len(IDENTIFIERS),
+                f"{path}: {len(candidates)} candidates; 2..{len(IDENTIFIERS)} are possible")
+    return history, candidates
+
+
+def make_ranker(model, tokenizer, config, words, m, decode="greedy", batch_size=64) -> ModelRanker:
+    """A ranker for lists of m that computes as in training; config: what config.json says of it."""
+    device = next(model.parameters()).device
+    use_one_thread(device, config["model"])
+    bf16, _reason = choose_bf16(config.get("bf16"), device, config["model"])
+    return ModelRanker(model, make_encoder(model, tokenizer, words, m), decode, batch_size, bf16)
+
+
+def ranker_of_run(folder: str, words: PromptWords, m: int, *options) -> ModelRanker:
+    """A run's model as a ranker; options: see `make_ranker`."""
+    model, tokenizer = load_run(folder)
+    return make_ranker(model, tokenizer, read_run_config(folder)["train"], words, m, *options)
+
+
+def ask(folder: str, cfg: "EvalConfig") -> str:
+    """Rank one's own list with a run's model, by the run's own rules; the ranking in words."""
+    config = read_run_config(folder)
+    prompt = config["prompt"]
+    with one_line_error(f"{folder}/config.json: prompt: scale must be two numbers"):
+        low, high = map(float, prompt["scale"])
+    trained = config_from_dict(DataConfig, config["data"], f"{folder}/config.json")
+    history, candidates = read_question(Path(cfg.ask), low, high)
+    n = len(history)
+    m = len(candidates)
+
+    # What the model was trained on goes for a question, too; where it differs, a note says so.
+    notes = []
+    if not trained.history_ratings:
+        notes.append("this model was trained without the history's ratings: yours were not shown")
+        history = [(title, None) for title, _ in history]
+    if m != trained.list_size:
+        notes.append(f"this model was trained on lists of {trained.list_size}, not of {m}")
+    if trained.fields != "title":
+        notes.append(f"this model was trained on {trained.fields}: yours are titles alone")
+
+    # The history's titles are items 0..n-1, the candidates n..n+m-1.
+    titles = [clean_text(title) for title, _ in history]
+    titles += map(clean_text, candidates)
+    rated = [(item, rating) for item, (_, rating) in enumerate(history)]
+    items = list(range(n, n + m))
+    shown = list(range(m))
+    question = RankingList("ask", 0, rated, items, [0.0] * m, shown)
+    words = PromptWords(titles, prompt["noun"], (low, high))
+    ranker = ranker_of_run(folder, words, m, cfg.decode)
+    order = ranker([question], [shown])[0].tolist()
+    tokens = ranker.encoder.tokenise([question], [shown])[0].tokens
+    if ranker.encoder.tokenizer.unk_token_id in tokens:
+        notes.append("this model's tokenizer does not know every word of these titles")
+    if ranker.shortened:
+        notes.append("the oldest ratings of the history did not fit the model's context")
+    lines = [f"{rank:2d}. {titles[n + item]}" for rank, item in enumerate(order, 1)]
+    lines += [f"note: {note}" for note in notes]
+    return "\n".join(lines)
+
+
+# ---- Runs ---------------------------------------------------------------------------------------
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
@@ -274,118 +827,213 @@ class EvalConfig:
     limit: int = option(0, "evaluate at most this many lists; 0 = all")
     batch_size: int = option(64, "lists at a time")
     show: int = option(0, "print this many lists in words")
-    ask: str | None = option(None, "rank the list in this JSON file with the first run's model, and stop")
-    pool: bool = option(False, "runs that differ in their seed alone become one row, the mean over seeds")
+    ask: str | None = option(
+        None, "rank the list in this JSON file with the first run's model, and stop")
+    pool: bool = option(
+        False, "runs that differ in their seed alone become one row, the mean over seeds")
     json: str | None = option(None, "write the table into this file, too")
-    figures: str | None = option(None, "print three curves; draw them in this folder where matplotlib is installed")
+    figures: str | None = option(
+        None, "print three curves; draw them in this folder where matplotlib is installed")
 
     def __post_init__(self):
-        require(self.split in ("valid", "test"), f"--split must be valid or test, got {self.split!r}")
-        require(self.decode in ("greedy", "first"), f"--decode must be greedy or first, got {self.decode!r}")
-        check_least(self, orders=1, limit=0, batch_size=1, show=0)
+        check_split(self.split)
+        check_input(self.decode in ("greedy", "first"),
+                    f"--decode must be greedy or first, got {self.decode!r}")
+        check_minimum(self, orders=1, limit=0, batch_size=1, show=0)
+
+
+def check_split(split: str) -> None:
+    check_input(split in ("valid", "test"), f"--split must be valid or test, got {split!r}")
+
+
+def score_run(folder: str, rankers: dict, data: EvaluationData, orders: int, decode="greedy"):
+    """Score rankers that ask a run's model, and the rows every table has: (result, methods)."""
+    calls = dict.fromkeys(rankers, 1)
+    rankers = rankers | reference_rankers(data)
+    about = about_runs([read_run_config(folder)])
+    about["model_sha256"] = sha256_of_model(folder)
+    return score_table(rankers, data, orders, calls, decode=decode, **about)
+
+
+def sha256_of_model(folder: str) -> str:
+    """Hash of a run's weights: a result of other weights is out of date."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder, "model").glob("*.safetensors")):
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def about_runs(configs) -> dict:
+    """What a table says of its runs: their dataset, their models and their seeds, each once."""
+    about = {"dataset": configs[0]["data"]["dataset"]}
+    for name in ("model", "seed"):
+        values = {config["train"][name]: 0 for config in configs}  # in their order
+        about[name] = ", ".join(map(str, values)) if len(values) > 1 else [*values][0]
+    return about
+
+
+def rank_test_lists(folder: Path, cfg, data: EvaluationData, encoder: Encoder, batch_size: int):
+    """Rank lists with a run's model as it began and as it is; print and write the table.
+
+    Args: cfg: the run's train.TrainConfig. Returns: (result, methods, ids of shortened lists).
+    """
+    untrained, _ = build_model(cfg, data.ratings)
+    trained, _ = load_run(folder)
+    rankers = {}
+    for name, model in ("untrained", untrained.to(pick_device())), ("trained", trained):
+        rankers[name] = ModelRanker(model, encoder, batch_size=batch_size, bf16=cfg.bf16)
+    result, methods = score_run(folder, rankers, data, cfg.test_orders)
+    print(f"\n{text_table(result)}\n\n{in_words(data, methods['trained'], 0)}")
+    write_results(Path(folder), result, methods, data.lists)
+    shortened = set.union(*(ranker.shortened for ranker in rankers.values()))
+    return result, methods, shortened
 
 
 def named_rows(configs: dict[str, dict], pool: bool) -> dict[str, list[str]]:
-    """{row of a table: its runs}, from {run's folder: its configuration}: with pool, one row for runs that differ in
-    their seed alone. The folder in which all the runs lie is left out of the names."""
-    groups, above = {}, os.path.commonpath(map(os.path.abspath, configs)) if len(configs) > 1 else ""
+    """{row of a table: its runs}, from {run's folder: its configuration}.
+
+    With pool, runs that differ in their seed alone are one row. The folder in which all the runs
+    lie is left out of the names.
+    """
+    groups = {}  # what the runs of one row have in common -> their folders
     for folder, config in configs.items():
-        key = json.dumps([config["data"], {**config["train"], "seed": 0, "out": ""}] if pool else folder)
+        key = folder
+        if pool:
+            without_seed = {**config["train"], "seed": 0, "out": ""}  # "out": in runs of old
+            key = json.dumps([config["data"], without_seed])
         groups.setdefault(key, []).append(folder)
-    rows = {(os.path.relpath(some[0], above) if above else some[0]) + f" +{len(some) - 1} seeds" * (len(some) > 1): some
-            for some in groups.values()}
-    taken = {"chance", "untrained", "item mean", "oracle"} & {*rows, *configs}
-    require(not taken, f"a run's folder has the name of another row: {taken}; call it something else")
+    rows = {}  # in the order in which they were given
+    above = os.path.commonpath(map(os.path.abspath, configs))
+    for folders in groups.values():
+        name = folders[0]
+        if len(configs) > 1:
+            name = os.path.relpath(name, above)
+        if len(folders) > 1:
+            name += f" +{len(folders) - 1} seeds"
+        rows[name] = folders
+    taken = OWN_ROWS & {*rows, *configs}
+    check_input(not taken, f"a run's folder has the name of another row: {taken}; "
+                "call it something else")
     return rows
 
 
-def load_run(folder: str):
-    """(model, tokenizer) of a run."""
-    require(Path(folder, "model").is_dir(), f"{folder} has no model/ yet: python train.py --resume {folder}")
-    model = load_model(str(Path(folder, "model")))
-    return model.to(pick_device()), load_tokenizer(str(Path(folder, "model")))
+def data_hashes(data: EvaluationData) -> dict[str, str]:
+    """What config.json keeps of a run's data: hashes of all lists, and of the prompts' words."""
+    splits = data.splits
+    return {"lists": sha256(splits.train + splits.valid + splits.test),
+            "prompt": sha256_of_words(data.ratings.prompt_words())}
 
 
-def ask(folder: str, cfg: EvalConfig) -> str:
-    """Rank one's own list with the first run's model; the ranking in words."""
-    prompt, question = read_config(folder)["prompt"], read_json(Path(cfg.ask))
-    history, candidates = question.get("history"), question.get("candidates")
-    require(question.keys() == {"history", "candidates"} and isinstance(history, list) and isinstance(candidates, list)
-            and all(isinstance(row, list) and [*map(type, row)] in ([str, int], [str, float]) for row in history)
-            and all(isinstance(title, str) for title in candidates),
-            f'{cfg.ask}: expected {{"history": [["title", rating], ...], "candidates": ["title", ...]}} and no more')
-    with explained(f"{folder}/config.json: prompt: scale must be two numbers"):
-        low, high = map(float, prompt["scale"])
-    for title, rating in history:
-        require(low <= rating <= high, f"{cfg.ask}: {title!r} has rating {rating}; the model knows {low:g}..{high:g}")
-    require(2 <= len(candidates) <= len(IDENTIFIERS),
-            f"{cfg.ask}: {len(candidates)} candidates; 2..{len(IDENTIFIERS)} are possible")
-    titles = [clean_text(title) for title in [t for t, _ in history] + candidates]
-    m, n = len(candidates), len(history)
-    one = RankingList("ask", 0, [(i, r) for i, (_, r) in enumerate(history)], list(range(n, n + m)), [0.0] * m,
-                      list(range(m)))
-    model, tokenizer = load_run(folder)
-    encoder = Encoder(tokenizer, titles, prompt["noun"], (low, high), m, context_length(model, tokenizer))
-    order = model_ranker(model, encoder, cfg.decode)([one], [one.shown])[0].tolist()
-    text = "\n".join(f"{place:2d}. {titles[n + item]}" for place, item in enumerate(order, 1))
-    if tokenizer.unk_token_id in encoder.tokenise([one], [one.shown])[0][1]:
-        text += "\nnote: this model's tokenizer does not know every word of these titles"
-    if encoder.shortened:
-        text += "\nnote: the oldest ratings of the history did not fit into the model's context"
-    return text
+def check_data_of_run(folder: str, config: dict, now: dict[str, str]) -> None:
+    """Raise AlroError if a run was trained on other data than are there `now` (`data_hashes`)."""
+    trained_on = config.get("data_sha256", now)  # runs of before these hashes were kept pass
+    check_input(isinstance(trained_on, dict) and trained_on.keys() == now.keys(),
+                f"{folder}/config.json: data_sha256 must be an object with {', '.join(now)}")
+    for part, what in ("lists", "ratings"), ("prompt", "titles"):
+        check_input(trained_on[part] == now[part],
+                    f"{folder} was trained on other {what} than its dataset's files hold now: "
+                    "bring back those of then, or train anew")
+
+
+def comparable_data(configs: dict[str, dict], cfg: EvalConfig) -> dict[str, EvaluationData]:
+    """{run's folder: its data}; AlroError if they are not the run's, or the runs' lists differ."""
+    @functools.cache  # an ablation's runs have their data in common
+    def load_once(data_cfg):
+        data = load_evaluation(data_cfg, cfg.split, cfg.limit)
+        return data, data_hashes(data), sha256(data.lists)
+
+    datasets = {}
+    ranked = {}
+    for folder, config in configs.items():
+        data_cfg = config_from_dict(DataConfig, config["data"], f"{folder}/config.json")
+        datasets[folder], hashes, ranked[folder] = load_once(data_cfg)
+        check_data_of_run(folder, config, hashes)
+    check_input(len({*ranked.values()}) == 1,
+                f"the runs' {cfg.split} lists differ, so they cannot be compared: {ranked}")
+    return datasets
+
+
+def check_destinations(folders, cfg: EvalConfig) -> None:
+    """Try before the work whether what comes out can be written.
+
+    Raises AlroError for a file that the user named; a run may be read-only, and is then warned of.
+    """
+    if cfg.json:
+        check_writable(Path(cfg.json).parent)
+    if cfg.figures:
+        check_writable(Path(cfg.figures))
+    for folder in folders:
+        try:
+            check_writable(Path(folder))
+        except AlroError as error:  # the table may be all that is wanted
+            warn(f"{error}; the table will be printed, but not kept there")
+
+
+def report_shortened(list_ids: set[str]) -> None:
+    if list_ids:
+        warn(f"{len(list_ids)} lists lost their oldest history: the prompt did not fit the model's "
+             "context")
+
+
+def evaluate_run(folder: str, data: EvaluationData, cfg: EvalConfig):
+    """Rank a run's lists: (result, methods, ranker)."""
+    words = data.ratings.prompt_words()
+    ranker = ranker_of_run(folder, words, data.list_size, cfg.decode, cfg.batch_size)
+    result, methods = score_run(folder, {folder: ranker}, data, cfg.orders, cfg.decode)
+    report_shortened(ranker.shortened)
+    for row in range(min(cfg.show, len(data.lists))):
+        print(in_words(data, methods[folder], row), "\n")
+    return result, methods, ranker
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict]:
-    cfg, runs = parse(arguments, EvalConfig, positional="runs")
-    require(len(runs) > 0, "name at least one run's folder")
+    """Score runs; {run's folder: its result, "table": all of them side by side}."""
+    cfg, runs = parse_flags(arguments, EvalConfig, positional="runs")
+    check_input(len(runs) > 0, "name at least one run's folder")
     if cfg.ask is not None:
         print(ask(runs[0], cfg))
         return {}
-    prepared = {}
-    for folder in runs:  # all data first: lists that differ are refused before anything is computed
-        config = read_config(folder)
-        data_cfg = from_dict(DataConfig, config["data"], f"{folder}/config.json")
-        ratings = load(data_cfg)
-        splits = split(ratings, data_cfg)
-        lists = informative(getattr(splits, cfg.split), cfg.split)
-        prepared[folder] = config, ratings, splits, len(lists), lists[:cfg.limit or None]
-    hashes = {folder: sha256(lists) for folder, (*_, lists) in prepared.items()}
-    require(len(set(hashes.values())) == 1, f"the runs' {cfg.split} lists differ, so they cannot be compared: {hashes}")
-    runs_of = named_rows({folder: config for folder, (config, *_) in prepared.items()}, cfg.pool)
-    results, scored = {}, {}
-    for folder, (config, ratings, splits, informative_lists, lists) in prepared.items():
-        model, tokenizer = load_run(folder)
-        encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, len(lists[0].items),
-                          context_length(model, tokenizer))
-        ranker = model_ranker(model, encoder, cfg.decode, cfg.batch_size)
-        rankers = {folder: ranker, **reference_rankers(ratings, splits.fit[cfg.split])}
-        methods = {"chance": chance_method(lists)}
-        methods |= {name: score_method(one, lists, cfg.orders) for name, one in rankers.items()}
-        about = dict(dataset=config["data"]["dataset"], split=cfg.split, decode=cfg.decode, orders=cfg.orders,
-                     lists=len(getattr(splits, cfg.split)), informative_lists=informative_lists)
-        results[folder] = summary(methods, lists, {folder: 1}, **about, model=config["train"]["model"],
-                                  seed=config["train"]["seed"])
-        write_results(Path(folder), results[folder], methods, lists)
-        scored[folder] = methods
-        if encoder.shortened:
-            print(f"{len(encoder.shortened)} lists lost their oldest history: the prompt did not fit the context")
-        for row, one in enumerate(lists[:cfg.show]):
-            found = methods[folder]
-            print(in_words(one, found["predicted"][0][row].tolist(), ratings.titles, found["slots"][0][row]), "\n")
-    pooled = {name: over_seeds([scored[run][run] for run in some]) for name, some in runs_of.items()}
-    shared = {name: method for name, method in methods.items() if name not in results}  # chance, item mean, oracle
-    every = {"chance": shared.pop("chance"), **pooled, **shared}
-    table = summary(every, lists, dict.fromkeys(runs_of, 1), **about,
-                    model=", ".join({result["model"]: 0 for result in results.values()}),
-                    seed=", ".join({str(result["seed"]): 0 for result in results.values()}))
+    # All that can be refused is refused before anything is computed.
+    configs = {folder: read_run_config(folder) for folder in runs}
+    rows = named_rows(configs, cfg.pool)
+    check_destinations(configs, cfg)
+    datasets = comparable_data(configs, cfg)
+
+    # ---- Each run by itself
+    results = {}
+    scored = {}
+    maps = {}
+    unwritten = []
+    for folder, data in datasets.items():
+        results[folder], methods, ranker = evaluate_run(folder, data, cfg)
+        try:
+            write_results(Path(folder), results[folder], methods, data.lists)
+        except AlroError as error:  # the table comes first
+            unwritten.append(str(error))
+        scored[folder] = methods.pop(folder)
+        if cfg.figures:
+            maps[folder] = output_by_slot(ranker, most_levels(data.lists))
+
+    # ---- Side by side; chance, item mean and oracle are the same for every run
+    pooled = {"chance": methods.pop("chance")}
+    for row, folders in rows.items():
+        pooled[row] = over_seeds([scored[folder] for folder in folders])
+    pooled |= methods
+    calls = dict.fromkeys(rows, 1)
+    about = about_runs([*configs.values()])
+    table = summary(pooled, data, calls, orders=cfg.orders, decode=cfg.decode, **about)
     print(text_table(table))
-    table |= comparison(every, next(iter(runs_of)), lists, ratings, splits.fit[cfg.split])
+    table |= comparison(pooled, next(iter(rows)), data)
     if cfg.json:
         write_json(Path(cfg.json), table)
     if cfg.figures:
-        draw(Path(cfg.figures), curves(table, runs_of))
+        # Of a row with several seeds, the first one's maps: their mean would show no model's.
+        first_maps = {name: maps[folders[0]] for name, folders in rows.items()}
+        draw(Path(cfg.figures), curves(table, rows), first_maps)
+    check_input(not unwritten, "; ".join(unwritten))
     return {**results, "table": table}
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

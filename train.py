@@ -1,448 +1,656 @@
-"""Train a list-wise ranker: one configuration, one loop.
+"""Train a list-wise ranker: configuration, the data of one step, the losses, one step, the loop.
 
-    python train.py                                    the demo: a tiny model, a synthetic world, one minute
-    python train.py --ablation --seeds 5               what SLL and PSL add, on shuffled orders and on the shown one
-    python train.py --preset small-gpu --download      a 135M model on MovieLens-100K, one small GPU
-    python train.py --resume RUN                       go on where an interrupted run stopped
-    torchrun --nproc_per_node=N train.py ...           N processes, one GPU each, share each step's lists
+    python train.py                                 the demo: a tiny model, a synthetic world
+    python train.py --ablation True --seeds 5       what SLL and PSL add, on two kinds of orders
+    python train.py --preset small-gpu --download True   a 135M model on MovieLens-100K
+    python train.py --resume RUN                    go on where an interrupted run stopped
+    torchrun --nproc_per_node=N train.py ...        N processes share each step's lists
 
-Every flag is a field of DataConfig (data.py) or of TrainConfig below. A run's folder holds config.json, log.jsonl,
-model/ (best on validation), checkpoint/ (what resuming needs) and, where test lists were ranked, eval-test.json.
+Every flag is a field of DataConfig (data.py), TrainConfig or RunConfig. A run's folder holds
+config.json, log.jsonl, model/ (best on validation), checkpoint/ (what resuming needs) and, where
+test lists were ranked, eval-test.json.
+
+The algorithm is `losses`, `one_step` and the loop in `train`: read these first.
 """
-import contextlib
 import dataclasses
-import itertools
-import json
 import math
 import os
-import shutil
-import signal
-import sys
-import time
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 import transformers
 from tqdm import tqdm
 
 import evaluate
-from alro import (AlroError, Batch, alro_loss, blind_probs, by_item, encode, gold_order, gold_rank, history_loss,
-                  soft_lambda_loss, target_logits)
-from cli import check_least, explained, from_dict, hold, option, parse, read_config, require, run, write_json
-from data import DataConfig, Encoder, RankingList, Ratings, generator, informative, load, random_slots, sha256, split
-from evaluate import (chance_method, in_words, load_run, model_ranker, ndcg, reference_rankers,
-                      score_method, summary, text_table, write_results)
-from model import add_up, autocast, build_model, context_length, hardware, join, pick_device, processes
+from alro import (
+    Batch, alro_loss, blind_probs, gold_order, gold_rank, history_loss, item_log_probs,
+    perfect_probs, soft_lambda_loss, target_logits)
+from data import (
+    DataConfig, Encoder, RankingList, Ratings, Splits, generator, informative, load, make_encoder,
+    random_slots, sha256, sha256_of_words, split)
+from evaluate import ModelRanker, choose_lists, ndcg, rank_test_lists
+from model import (
+    autocast, build_model, choose_bf16, describe_device, encode, hardware, join_processes,
+    pick_device, processes, sum_over_processes, use_one_thread)
+from runs import (
+    Clock, Origin, Progress, StopRequest, TrainingLog, check_input, check_minimum, command,
+    config_from_dict, error_at, is_locked)
+from runs import (
+    ignore_interrupt, load_checkpoint, open_folder, option, parse_flags, read_run_config,
+    run_script, save_checkpoint, save_model, trainable, until_stopped, write_config)
 
+# ---- Configuration -------------------------------------------------------------------------------
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How to train. The defaults are the demo's; GUESS: all numbers, the paper's are not known to us."""
-    model: str = option("tiny", "tiny (built here, random weights), or a Hugging Face id or folder (safetensors)")
-    out: str | None = option(None, "the run's folder (default: runs/<dataset>-<n>, the first n that is free)")
+    """How to train. The defaults are the demo's; GUESS: all numbers, we do not know the paper's."""
+    _argument_group_name = "training"
+
+    # ---- the model: what is fine-tuned, and how much of it
+    model: str = option("tiny", "tiny (built here, random weights), or a Hugging Face id or folder "
+                                "(safetensors)")
+    lora_rank: int = option(0, "train a LoRA adapter of this rank (needs peft); 0 = all weights")
+    dropout: float = option(0.0, "dropout where the model's configuration has one, and in LoRA")
+
+    # ---- the objective: L_sft + alpha L_sll + beta L_psl + history_weight L_history
+    # alpha, beta, gamma and sigma are the paper's symbols (the table at the top of alro.py). What
+    # the paper set them to is not known to us.
+    alpha: float = option(1.0, "weight of the soft lambda loss")
+    beta: float = option(1.0, "weight of permutation-sensitive learning; 0 = one prompt per list, "
+                              "half the work")
+    gamma: float = option(10.0, "sharpness of the soft-argmax (see alro.soft_rank)")
+    sigma: float = option(1.0, "slope of the pairwise logistic, per rank")
+    history_weight: float = option(1.0, "weight of the loss on the history's ratings (OURS)")
+    display_order: str = option("shown", "order in the first prompt: shown (a fixed one per list) "
+                                         "or shuffled (anew each time)")
+    through_target: bool = option(True, "gradients also flow through PSL's target (GUESS: yes, the "
+                                        "demo learns sooner)")
+
+    # ---- the optimiser: AdamW, a rate that goes up and then down, clipped gradients
     seed: int = option(0, "of weights, batches, displayed orders and ties; never of the data")
     steps: int = option(0, "optimiser steps; wins over --epochs; 0 = as many as --epochs says")
     epochs: float = option(5.0, "passes over the training lists")
     batch_size: int = option(32, "lists per optimiser step")
-    grad_accum: int = option(1, "parts a step's lists go through the model in: less memory, same gradient")
     lr: float = option(5e-3, "peak learning rate of AdamW")
     warmup_steps: int = option(50, "steps until the peak, then linear decay to 0")
     weight_decay: float = option(0.0, "of AdamW")
-    dropout: float = option(0.0, "dropout wherever the model's configuration has one, and in LoRA")
     clip: float = option(1.0, "largest norm of a step's gradient")
-    alpha: float = option(1.0, "weight of the soft lambda loss")
-    beta: float = option(1.0, "weight of permutation-sensitive learning; 0 = one prompt per list, half the work")
-    gamma: float = option(10.0, "sharpness of the soft-argmax (see alro.soft_rank)")
-    sigma: float = option(1.0, "slope of the pairwise logistic, per rank")
-    lambda_on: str = option("soft_rank", "soft_rank: SLL; first_step: a lambda loss of the first step's logits instead")
-    history_weight: float = option(1.0, "weight of the loss on the history's ratings (OURS)")
-    display_order: str = option("shown", "order in the first prompt: shown (a fixed one per list) or shuffled (anew)")
-    through_target: bool = option(True, "gradients also flow through PSL's target (GUESS: yes, the demo learns sooner)")
-    loss_on_both: bool = option(False, "SFT and SLL on both displayed orders, not on the first alone")
-    lora_rank: int = option(0, "train a LoRA adapter of this rank (needs peft); 0 = all weights")
-    gradient_checkpointing: bool = option(False, "keep only each layer's input, compute the rest twice: less memory")
-    bf16: bool = option(False, "compute in bf16 on a CPU, too: faster where the processor has it (a GPU always does)")
-    compile: bool = option(False, "torch.compile the decoder layers (needs a C++ compiler); lengths become few")
+
+    # ---- time and memory: none of these changes a gradient beyond its rounding
+    grad_accum: int = option(1, "parts that a step's lists go through the model in: less memory")
+    gradient_checkpointing: bool = option(False, "keep only each layer's input, compute the rest "
+                                                 "twice: less memory")
+    bf16: bool | None = option(None, "compute in bf16 (default: for a pretrained model, where GPU "
+                                     "or processor has it)")
+    compile: bool = option(False, "torch.compile the decoder layers (needs a C++ compiler)")
+
+    # ---- looking at it: how often something is written, validated, ranked
     log_every: int = option(20, "steps between lines of log.jsonl")
-    valid_every: int = option(0, "steps between validations, each with a checkpoint; 0 = five times in a run")
+    valid_every: int = option(0, "steps between validations, each with a checkpoint; 0 = a fifth")
     valid_limit: int = option(200, "validation lists to rank; 0 = all")
     patience: int = option(0, "stop after this many validations without a better NDCG; 0 = never")
-    test_limit: int = option(500, "test lists to rank at the end; 0 = none (evaluate.py does it)")
+    test_at_end: bool = option(True, "rank test lists at the end (evaluate.py does it later)")
+    test_limit: int = option(500, "test lists to rank at the end; 0 = all")
     test_orders: int = option(3, "random displayed orders of each of them")
-    resume: str | None = option(None, "go on with this run, with its own configuration; takes no other flag")
-    ablation: bool = option(False, "train SFT, + SLL, + PSL, both (ALRO), on shuffled and shown orders, and compare")
+
+    def __post_init__(self):
+        check_minimum(self, seed=0, steps=0, batch_size=1, grad_accum=1, warmup_steps=0)
+        check_minimum(self, alpha=0, beta=0, history_weight=0, weight_decay=0, lora_rank=0)
+        check_minimum(self, log_every=1, valid_every=0, valid_limit=0, patience=0)
+        check_minimum(self, test_limit=0, test_orders=1)
+        for name in ("epochs", "lr", "clip", "gamma", "sigma"):
+            value = getattr(self, name)
+            check_input(0 < value < 1e9, f"--{name} must be positive, below 1e9, got {value}")
+        check_input(0 <= self.dropout < 1,
+                    f"--dropout must be in 0..1, below 1, got {self.dropout}")
+        check_input(self.display_order in ("shown", "shuffled"),
+                    f"--display_order must be shown or shuffled, got {self.display_order!r}")
+        check_input(not self.lora_rank or self.model != "tiny",
+                    "--lora_rank needs a --model: tiny has no folder to go to")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What to do, and where; none of it changes what a run learns."""
+    _argument_group_name = "what to do"
+
+    out: str | None = option(None, "the run's folder (default: runs/<dataset>-<n>, n = 1, 2, ...)")
+    resume: str | None = option(None, "go on with the run in this folder, under its own "
+                                      "configuration; takes no other flag")
+    ablation: bool = option(False, "train SFT, + SLL, + PSL, both (ALRO), on shuffled and on shown "
+                                   "orders, and compare")
     seeds: int = option(1, "seeds of each arm of the --ablation, from --seed on")
 
     def __post_init__(self):
-        check_least(self, steps=0, batch_size=1, grad_accum=1, warmup_steps=0, weight_decay=0, alpha=0, beta=0,
-                    history_weight=0, lora_rank=0, log_every=1, valid_every=0, valid_limit=0, patience=0, test_limit=0,
-                    test_orders=1, seeds=1, seed=0)
-        for name in ("epochs", "lr", "clip", "gamma", "sigma"):
-            require(0 < getattr(self, name) < 1e9, f"--{name} must be positive, below 1e9, got {getattr(self, name)}")
-        require(0 <= self.dropout < 1, f"--dropout must be in 0..1, below 1, got {self.dropout}")
-        require(not self.lora_rank or self.model != "tiny", "--lora_rank needs a --model: tiny has no folder to go to")
-        for name, known in {"display_order": ("shown", "shuffled"), "lambda_on": ("soft_rank", "first_step")}.items():
-            require(getattr(self, name) in known, f"--{name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
+        check_minimum(self, seeds=1)
 
 
+# Other defaults for the same flags; a flag on the command line wins over its preset.
 PRESETS = {
     "demo": {},
-    "small-gpu": dict(model="HuggingFaceTB/SmolLM2-135M-Instruct", dataset="ml-100k", list_size=10, history_size=20,
-                      noun="movie", epochs=1.0, lr=3e-4, beta=0.1, display_order="shuffled", through_target=False,
-                      grad_accum=4, test_limit=0),
-    # GUESS: all but the model and the dataset, which are among those the paper uses.
-    "paper": dict(model="meta-llama/Llama-2-7b-hf", dataset="ml-1m", list_size=10, history_size=20, epochs=1.0, lr=1e-4,
-                  beta=0.1, display_order="shuffled", through_target=False, lora_rank=8, grad_accum=16, test_limit=0),
+    "small-gpu": dict(
+        model="HuggingFaceTB/SmolLM2-135M-Instruct", dataset="ml-100k", noun="movie",
+        list_size=10, history_size=20, epochs=1.0, lr=3e-4, beta=0.1, display_order="shuffled",
+        through_target=False,
+        grad_accum=4, test_at_end=False),
+    # GUESS: all but the dataset, which is one of those that the paper uses (summary L).
+    "paper": dict(
+        model="meta-llama/Llama-2-7b-hf", dataset="ml-1m", list_size=10, history_size=20,
+        epochs=1.0, lr=1e-4, beta=0.1, display_order="shuffled", through_target=False,
+        lora_rank=8, grad_accum=16, test_at_end=False),
 }
 
 
-# ---- One step's data and losses -------------------------------------------------------------------------------------
+# ---- The data of one step ------------------------------------------------------------------------
+# A step shows the model --batch_size lists. With PSL each list is shown twice, in two displayed
+# orders: B rows in the first order and, below them, the same B lists in the other. All randomness
+# of a list (its displayed orders, its ties) comes from (seed, epoch, list_id) and nothing else, so
+# that resuming, sharding and comparing are exact.
+
+class StepData(NamedTuple):
+    parts: list[Batch]    # this process's share of the step's lists, in --grad_accum parts
+    list_ids: list[str]   # of all lists of the step, in all processes
+    shortened: list[str]  # ids of those whose oldest history did not fit into the model's context
+
 
 class TrainingSteps(torch.utils.data.Dataset):
-    """Item s is all the data of step s: a pure function of (seed, s), so a run can start anywhere, in any process."""
+    """Item s is all the data of step s: a pure function of (seed, s).
 
-    def __init__(self, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig, rank: int = 0, world: int = 1):
-        self.lists, self.encoder, self.cfg, self.rank, self.world = lists, encoder, cfg, rank, world
-        self.per_epoch = -(-len(lists) // cfg.batch_size)
+    So a run can start anywhere, in any process.
+    """
+
+    # Lists of about the same length go into one step; so many steps are sorted together.
+    SORTED_TOGETHER = 16
+
+    def __init__(self, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig,
+                 rank: int = 0, world: int = 1):
+        self.lists, self.encoder, self.cfg = lists, encoder, cfg
+        self.rank, self.world = rank, world
+        self.per_epoch = math.ceil(len(lists) / cfg.batch_size)
         self.total = cfg.steps or max(1, round(cfg.epochs * self.per_epoch))
-        title_tokens = torch.tensor([len(tokens) for tokens in encode(encoder.tokenizer, encoder.titles).input_ids])
-        self.lengths = torch.tensor([title_tokens[[item for item, _ in one.history] + one.items].sum().item()
-                                     + 4 * len(one.history) for one in lists])  # (lists,) about the prompts' tokens
+        self.lengths = self.about_how_long()  # (lists,)
+
+    def about_how_long(self) -> torch.Tensor:
+        """(lists,) about how many tokens each list's prompt has."""
+        tokens = encode(self.encoder.tokenizer, self.encoder.words.texts).input_ids
+        text_tokens = torch.tensor([len(text) for text in tokens])  # (items,)
+        lengths = []
+        for ranking_list in self.lists:
+            history = [item for item, _ in ranking_list.history]
+            in_texts = text_tokens[history + ranking_list.items].sum().item()
+            lengths.append(in_texts + 4 * len(history))  # about four more for a rating's line
+        return torch.tensor(lengths)
 
     def __len__(self) -> int:
         return self.total
 
-    def __getitem__(self, step: int) -> tuple[list[Batch], list[str], list[str]]:
-        """(parts of this process's share of the batch, ids of all its lists, ids of lists with shortened history)."""
-        epoch, i = divmod(step, self.per_epoch)
-        random = generator("epoch", self.cfg.seed, epoch)
+    def lists_of(self, epoch: int, place: int) -> list[RankingList]:
+        """The lists of the epoch's step at this place; an epoch has each list once."""
+        batch_size, random = self.cfg.batch_size, generator("epoch", self.cfg.seed, epoch)
         order = torch.randperm(len(self.lists), generator=random)
-        # Padding is work for nothing: sort stretches of 16 steps by length, then shuffle the steps.
-        order = torch.cat([some[self.lengths[some].argsort(stable=True)]
-                           for some in order.split(16 * self.cfg.batch_size)])
-        i = torch.randperm(self.per_epoch, generator=random)[i].item()
-        chosen = [self.lists[row] for row in order[i * self.cfg.batch_size:(i + 1) * self.cfg.batch_size].tolist()]
-        self.encoder.shortened.clear()
-        mine = chosen[self.rank::self.world]
-        parts = -(-len(mine) // -(-self.cfg.batch_size // (self.cfg.grad_accum * self.world)))
-        batches = [self.batch(mine[part::parts], epoch) for part in range(parts)]
-        return batches, [one.list_id for one in chosen], list(self.encoder.shortened)
+        # Padding is work for nothing, so lists of one step should be about equally long: cut the
+        # random order into stretches of some steps, sort each stretch by length, and shuffle the
+        # steps, so that long lists do not always come last.
+        stretches = order.split(self.SORTED_TOGETHER * batch_size)
+        order = torch.cat([rows[self.lengths[rows].argsort(stable=True)] for rows in stretches])
+        shuffled = torch.randperm(self.per_epoch, generator=random)
+        start = shuffled[place].item() * batch_size
+        return [self.lists[row] for row in order[start:start + batch_size].tolist()]
 
-    def batch(self, lists: list[RankingList], epoch: int) -> Batch:
-        """B rows in the first displayed order and, for PSL, B more of the same lists in another, with the same gold
-        order: the two differ in nothing but the display."""
-        cfg, m = self.cfg, self.encoder.list_size
-        gold = torch.cat([gold_order(torch.tensor([one.ratings]), generator("ties", cfg.seed, epoch, one.list_id))
-                          for one in lists])  # (B, m)
-        slots = [one.shown if cfg.display_order == "shown" else random_slots(m, cfg.seed, epoch, one.list_id, "first")
-                 for one in lists]
-        if cfg.beta == 0:
-            return self.encoder.batch(lists, slots, gold)
-        slots += [random_slots(m, cfg.seed, epoch, one.list_id, "other") for one in lists]
-        return self.encoder.batch(lists + lists, slots, torch.cat([gold, gold]))
+    def __getitem__(self, step: int) -> StepData:
+        epoch, place = divmod(step, self.per_epoch)
+        lists = self.lists_of(epoch, place)
+        # This process's share, and its parts: as many as keep each part's lists below the bound.
+        mine = lists[self.rank::self.world]
+        lists_per_part = math.ceil(self.cfg.batch_size / (self.cfg.grad_accum * self.world))
+        n_parts = math.ceil(len(mine) / lists_per_part)
+        parts, shortened = [], []
+        for part in range(n_parts):
+            batch, cut = self.batch(mine[part::n_parts], epoch)
+            parts.append(batch)
+            shortened.extend(cut)
+        return StepData(parts, [ranking_list.list_id for ranking_list in lists], shortened)
+
+    def batch(self, lists: list[RankingList], epoch: int) -> tuple[Batch, list[str]]:
+        """B rows in the first displayed order and, for PSL, the same B lists in another.
+
+        Both halves share their gold order: they differ in nothing but the display.
+        """
+        gold, first_slots, other_slots = [], [], []
+        for ranking_list in lists:
+            key = (self.cfg.seed, epoch, ranking_list.list_id)
+            ratings = torch.tensor([ranking_list.ratings])  # (1, m)
+            # The answer to be learned. Ties are drawn anew each epoch, and without a look at the
+            # displayed orders: were they broken by the display, SFT would teach position bias.
+            gold.append(gold_order(ratings, generator("ties", *key)))
+            m = len(ranking_list.items)
+            # "shown": what a retriever would show, the same order each time; copying it pays.
+            if self.cfg.display_order == "shown":
+                first_slots.append(ranking_list.shown)
+            else:
+                first_slots.append(random_slots(m, *key, "first"))
+            other_slots.append(random_slots(m, *key, "other"))
+        gold = torch.cat(gold)  # (B, m)
+        # Without PSL nobody would read the second order.
+        if self.cfg.beta == 0:
+            return self.encoder.batch(lists, first_slots, gold)
+        return self.encoder.batch(lists + lists, first_slots + other_slots, torch.cat([gold, gold]))
+
+
+# ---- The losses of one step ----------------------------------------------------------------------
+# From tokens to one number per list. The formulas are alro.py's; here is what they are fed with.
+
+def both_displayed_orders(model, batch: Batch, cfg: TrainConfig):
+    """What the model says of a batch of B lists or, with PSL, of B lists in two displayed orders.
+
+    Returns: (log_probs, other_log_probs, history): (B, m, m) by item, over the vocabulary; the same
+    in the other displayed order, or None; `history_loss` (B,), or None.
+    """
+    # Stage 1: one pass of the model over all rows. Both displayed orders go through it together:
+    # half as many passes, and no second set of activations to wait for.
+    with autocast(batch.input_ids.device, cfg.bf16):
+        answer_logits, history_logits = target_logits(model, batch)  # (B or 2 B, m or H, V)
+    # Stage 2: from letters to items. Slot 0 of one order and slot 0 of the other are different
+    # films; by item the two are comparable, and the displayed order is out of sight from here on.
+    log_probs = item_log_probs(answer_logits, batch)  # (B or 2 B, m, m)
+    history = None
+    if cfg.history_weight:
+        history = history_loss(history_logits, batch.rated)  # (B or 2 B,)
+    if cfg.beta == 0:
+        return log_probs, None, history
+    # Stage 3: the two halves of the rows, as TrainingSteps.batch has put them together.
+    first, other = log_probs.chunk(2)  # (B, m, m) each
+    if history is not None:
+        history, _ = history.chunk(2)  # (B,) once is enough: the histories are the same
+    return first, other, history
 
 
 def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
-    """The objective's parts and "total", each (B,), for a batch of B or, with PSL, 2 B rows (`TrainingSteps.batch`)."""
-    with autocast(batch.input_ids.device, cfg.bf16):
-        logits = target_logits(model, batch)  # (B or 2 B, K, V): both displayed orders in one pass
-    log_probs = by_item(logits, batch)  # (B or 2 B, m, m)
-    first = slice(len(log_probs) // (1 if cfg.beta == 0 else 2))
-    order, ratings = batch.order[first], batch.ratings[first]
-    blind = soft_lambda_loss(blind_probs(order), ratings, gold_rank(ratings), cfg.gamma, cfg.sigma)
+    """The objective's parts and its "total", each (B,), and what to compare them with."""
+    log_probs, other_log_probs, history = both_displayed_orders(model, batch, cfg)
+    n_lists = len(log_probs)
+    order, ratings = batch.order[:n_lists], batch.ratings[:n_lists]  # (B, m)
+    # Stage 4: the objective, on the first displayed order; the other one is for PSL alone (GUESS:
+    # the paper's sum shows one prompt; baselines.both_orders_losses has the other reading).
+    weights = {"alpha": cfg.alpha, "beta": cfg.beta, "history_weight": cfg.history_weight}
     parts = alro_loss(
-        log_probs[first], order, ratings, alpha=cfg.alpha, beta=cfg.beta, gamma=cfg.gamma, sigma=cfg.sigma,
-        other_log_probs=None if cfg.beta == 0 else log_probs[first.stop:],
-        through_target=cfg.through_target, loss_on_both=cfg.loss_on_both, first_step=cfg.lambda_on == "first_step",
-        history=history_loss(logits, batch)[first] if cfg.history_weight else None, history_weight=cfg.history_weight)
-    tokens = (batch.positions[:, 0] + 1 + batch.slots.shape[1]).reshape(-1, len(order)).sum(0)  # no padding
-    return {**parts, "blind_sll": blind, "tokens": tokens}  # blind: of a model which knows only what is already out
+        log_probs, order, ratings, **weights, gamma=cfg.gamma, sigma=cfg.sigma,
+        other_log_probs=other_log_probs, through_target=cfg.through_target, history=history)
+    return {**parts, **references(batch, order, ratings, cfg)}
 
 
-# ---- What a run leaves on disk --------------------------------------------------------------------------------------
-
-def save_model(model, tokenizer, folder: Path) -> None:
-    """folder/model in Hugging Face format: written beside it, then moved into place."""
-    partial, old = folder / "model.partial", folder / "model.old"
-    shutil.rmtree(partial, ignore_errors=True)
-    with explained(f"{folder}/model: cannot be written; what was there is whole"):
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-    if (folder / "model").exists():  # if not, the process before was killed between these two renames: old is whole
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(folder / "model", old)
-    os.rename(partial, folder / "model")
-    shutil.rmtree(old, ignore_errors=True)
+@torch.no_grad()
+def references(batch: Batch, order: torch.Tensor, ratings: torch.Tensor, cfg: TrainConfig) -> dict:
+    """What to read the losses beside: SLL of a model that knows only what is already out, and of
+    one that is sure of the gold order; and how many tokens the lists have, without padding."""
+    # Both references are of y itself, so they depend on the list alone, not on the model.
+    tau = gold_rank(ratings)  # (B, m)
+    blind = soft_lambda_loss(blind_probs(order), ratings, tau, cfg.gamma, cfg.sigma)
+    perfect = soft_lambda_loss(perfect_probs(order), ratings, tau, cfg.gamma, cfg.sigma)
+    tokens = batch.prompt_tokens + order.shape[1]  # (B or 2 B,) prompt and answer
+    return {"blind_sll": blind, "perfect_sll": perfect,
+            "tokens": tokens.reshape(-1, len(order)).sum(0)}
 
 
-def save_checkpoint(folder: Path, state: dict) -> None:
-    """checkpoint/state.pt, whole or not at all."""
-    (folder / "checkpoint").mkdir(exist_ok=True)
-    partial = folder / "checkpoint" / "state.pt.partial"
-    with explained(f"{folder}/checkpoint: cannot be written; what was there is whole"), open(partial, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / "checkpoint" / "state.pt")
+# ---- One step ------------------------------------------------------------------------------------
+# The whole of training but for its bookkeeping: the loop in `train` calls this again and again.
+
+def one_step(model, data: StepData, optimizer, scheduler, cfg: TrainConfig, losses=losses):
+    """Forward, backward, clip, update. Returns: means over the step's lists, of each value that
+    `losses` gives, and the norm of the gradient; still on the device."""
+    weights = list(trainable(model).values())
+    n_lists = len(data.list_ids)
+    values_of_parts = []
+    for batch in data.parts:
+        values = losses(model, batch.to(weights[0].device), cfg)
+        # The gradient wanted is that of the mean over the step's lists. Each part gives its share
+        # of that mean, and PyTorch adds the gradients of the parts up.
+        (values["total"].sum() / n_lists).backward()
+        values_of_parts.append({name: value.detach().sum() for name, value in values.items()})
+    # With several processes, each has seen its own lists: add their gradients up, too.
+    add_gradients_of_all_processes(weights)
+    # A gradient longer than --clip is shortened to it; the norm is that of before.
+    norm = torch.nn.utils.clip_grad_norm_(weights, cfg.clip)
+    optimizer.step()
+    # The rate of the next step: a straight line up, then a straight line down to 0.
+    scheduler.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {**means_over_lists(values_of_parts, n_lists), "grad_norm": norm.detach()}
 
 
-def trainable(model) -> dict[str, torch.nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+def add_gradients_of_all_processes(weights: list[torch.nn.Parameter]) -> None:
+    if processes.is_initialized():
+        for weight in weights:
+            # Every process must take part in every sum, whether it has a gradient or not.
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            sum_over_processes(weight.grad)
 
 
-class Log:
-    """log.jsonl, and the check for finite numbers. They stay on the device until `flush`: no step waits for Python."""
-
-    def __init__(self, path: Path | None, until: int, m: int):
-        self.path, self.pending, self.start = path, [], time.perf_counter()
-        self.references = {"log_m": math.log(m), "log_m_factorial_over_m": math.lgamma(m + 1) / m}
-        if path:  # None: another process writes
-            with explained(f"{path}: cannot be gone on with"):
-                lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-                kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= until]
-                path.with_name("log.partial").write_text("".join(kept))  # a resumed run writes the rest anew
-                os.replace(path.with_name("log.partial"), path)
-
-    def add(self, step: int, parts: list[dict], norm: torch.Tensor, ids: list[str]) -> None:
-        sums = add_up(torch.stack([torch.cat([part[name].detach() for part in parts]).sum() for name in parts[0]]))
-        means = dict(zip(parts[0], sums / len(ids)))
-        self.pending.append((step, {**means, "grad_norm": norm.detach()}, ids))
-
-    def flush(self, **more) -> dict:
-        """Write a line of means since the last one; raise AlroError if a step's numbers were not finite."""
-        if not self.pending:
-            return {}
-        rows = [(step, {name: value.item() for name, value in means.items()}, ids) for step, means, ids in self.pending]
-        seconds = time.perf_counter() - self.start  # measured here, where the device has done all the steps
-        saved = self.path and self.path.with_name("checkpoint").joinpath("state.pt").exists()
-        for step, means, ids in rows:
-            require(all(map(math.isfinite, means.values())), f"step {step}: not finite: {means}, lists {ids}"
-                    + "; the last checkpoint is from before" * bool(saved))
-        tokens = sum(means.pop("tokens") * len(ids) for _, means, ids in rows)
-        line = {"step": rows[-1][0],
-                **{name: sum(means[name] for _, means, _ in rows) / len(rows) for name in rows[0][1]},
-                "tokens_per_second": round(tokens / seconds), **self.references, **more}
-        self.pending, self.start = [], time.perf_counter()
-        self.write(line)
-        return line
-
-    def write(self, line: dict) -> None:
-        if self.path:
-            with explained(f"{self.path}: cannot be written"), open(self.path, "a") as file:
-                file.write(json.dumps(line) + "\n")
+def means_over_lists(values_of_parts: list[dict], n_lists: int) -> dict[str, torch.Tensor]:
+    # One tensor of all sums, so that several processes exchange it once.
+    names = list(values_of_parts[0])
+    sums = torch.stack([sum(part[name] for part in values_of_parts) for name in names])
+    return dict(zip(names, sum_over_processes(sums) / n_lists))
 
 
-# ---- The loop -------------------------------------------------------------------------------------------------------
+def validate(model, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig, rank: int = 0,
+             world: int = 1) -> tuple[float, set[str]]:
+    """Mean NDCG@m of the validation lists, each in one random displayed order; shared by processes.
 
-@contextlib.contextmanager
-def at_step(step: int):
-    try:
-        yield
-    except AlroError as error:
-        raise AlroError(f"step {step}: {error}") from None
-
-
-def no_interrupt(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what an interruption means
-
-
-def claim(out: str | None, name: str) -> Path:
-    """The run's own folder, made here and now: two runs started together never share one."""
-    for n in itertools.count(1):
-        folder = Path(out or f"runs/{name}-{n}")
-        try:
-            folder.mkdir(parents=True, exist_ok=out is not None)
-            return folder
-        except FileExistsError:
-            require(out is None, f"--out {out} is a file, not a folder")
-
-
-def train(data_cfg: DataConfig, cfg: TrainConfig, resume: bool = False, on_step=None) -> dict:
-    """Train one run, from its start or from its last checkpoint.
-
-    on_step(step) is called after each step. Returns: {"folder", "best_valid_ndcg"; "result", "methods" of test lists}.
+    Returns: (NDCG, ids of the lists whose oldest history did not fit).
     """
-    rank, world = join()
-    device = pick_device()
-    ratings = load(data_cfg)
-    splits = split(ratings, data_cfg)
-    train_lists, valid_lists = informative(splits.train, "training"), informative(splits.valid, "validation")
-    valid_lists = valid_lists[:cfg.valid_limit or None]
-    require(data_cfg.history_ratings or not cfg.history_weight, "--history_ratings False needs --history_weight 0")
-    model, tokenizer = build_model(cfg, ratings)
-    m, made_from = data_cfg.list_size, json.dumps([sha256(sum(splits[:3], [])), {**vars(cfg), "out": None}])
-    encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, m, context_length(model, tokenizer),
-                      history_targets=cfg.history_weight > 0, multiple=64 if cfg.compile else 1)
-    steps = TrainingSteps(train_lists, encoder, cfg, rank, world)
-    smallest = len(train_lists) % cfg.batch_size or cfg.batch_size
-    require(smallest >= world, f"an epoch's last step has {smallest} lists for {world} processes: another --batch_size")
-    total, weights = len(steps), trainable(model)
-    valid_every = cfg.valid_every or max(1, total // 5)
-
-    name = [cfg.out if resume or rank else str(claim(cfg.out, data_cfg.dataset))]
-    if world > 1:
-        processes.broadcast_object_list(name)  # the first process has chosen
-    folder, cfg = Path(name[0]), dataclasses.replace(cfg, out=name[0])
-    _lock = None if rank else hold(folder / "lock")  # from here on files are written: one process at a time
-    if rank == 0 and not resume:
-        there = sorted({path.name for path in folder.iterdir()} - {"lock", "config.json.partial"})
-        require(not there, f"{folder} holds {there[:1]} already: --resume {folder}, or another --out")
-        write_json(folder / "config.json", {
-            "data": dataclasses.asdict(data_cfg), "train": dataclasses.asdict(cfg),
-            "prompt": {"noun": ratings.noun, "scale": ratings.scale}, "hardware": hardware(),
-            "versions": {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__,
-                         "transformers": transformers.__version__}})
-    say = print if rank == 0 else (lambda *_, **__: None)
-    say(" ".join(f"{name}={value}" for name, value in {**vars(data_cfg), **vars(cfg)}.items()),
-        f"{device}: {'bf16 autocast' if cfg.bf16 or device.type == 'cuda' else 'float32, no GPU found'}; "
-        f"{model.num_parameters():,} weights, {sum(p.numel() for p in weights.values()):,} of them trained",
-        "; ".join(f"{name}: {count}" for name, count in ratings.counts.items()) or "a made-up world",
-        f"{len(train_lists)} training lists with two different ratings of {len(splits.train)}; {total} steps of "
-        f"{cfg.batch_size}; with no idea of the user SFT stays at log(m!)/m = {math.lgamma(m + 1) / m:.3f}", sep="\n")
-
-    if device.type == "cpu" and cfg.model == "tiny":
-        torch.set_num_threads(1)  # so small that two threads mostly wait for one another; the other core tokenises
-    model.to(device).train()
-    optimizer = torch.optim.AdamW(weights.values(), cfg.lr, (0.9, 0.95), weight_decay=cfg.weight_decay, fused=True)
-    scheduler = transformers.get_linear_schedule_with_warmup(optimizer, cfg.warmup_steps, total)
-    start, best, worse = 0, -math.inf, 0
-    if resume and (folder / "checkpoint" / "state.pt").exists():
-        with explained(f"{folder}/checkpoint/state.pt cannot be used"), torch.no_grad():
-            state = torch.load(folder / "checkpoint" / "state.pt", map_location=device, weights_only=True)
-            require(state["made_from"] == made_from,
-                    f"{folder}/checkpoint/state.pt cannot be used: made with other data or another configuration")
-            for name, weight in weights.items():
-                weight.copy_(state["weights"][name].view_as(weight))  # of another shape: an error, no broadcast
-            optimizer.load_state_dict(state["optimizer"])
-            scheduler.load_state_dict(state["scheduler"])
-            start, best, worse = int(state["step"]), float(state["best"]), int(state["worse"])
-            torch.set_rng_state(state["rng"].cpu())
-    if resume:
-        say(f"resumed at step {start}" if start else "no checkpoint yet: from the start")
-    done = worse >= cfg.patience > 0  # a run that stopped early is not gone on with
-    log, shortened, interrupted = Log(None if rank else folder / "log.jsonl", start, m), set(), []
-
-    def checkpoint(step: int) -> None:
-        if rank == 0:
-            save_checkpoint(folder, {"step": step, "best": best, "worse": worse, "weights": weights,
-                                     "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
-                                     "rng": torch.get_rng_state(), "made_from": made_from})
-
-    def validate() -> float:
-        mine, score = valid_lists[rank::world], torch.zeros((), dtype=torch.float64)
-        if mine:
-            slots = [random_slots(m, "eval", one.list_id, 0) for one in mine]
-            ranked = model_ranker(model, encoder, batch_size=rank_at_once(cfg))(mine, slots)
-            score = ndcg(torch.tensor([one.ratings for one in mine]), ranked, m).sum()
-        return add_up(score.to(device)).item() / len(valid_lists)
-
-    loader = torch.utils.data.DataLoader(  # a generator of its own, not the one that dropout draws from
-        steps, batch_size=None, sampler=range(start, start if done else total), generator=torch.Generator(),
-        worker_init_fn=no_interrupt, num_workers=4 if device.type == "cuda" else 1,  # tokenises beside the model
-        pin_memory=device.type == "cuda")  # so that copies to the device do not wait
-    previous = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True) if not interrupted else sys.exit(130))
-    try:
-        with tqdm(total=total, initial=start, disable=True if rank else None, mininterval=1) as bar:
-            for step, (batches, ids, short) in enumerate(loader, start + 1):
-                parts = []
-                for batch in batches:
-                    parts.append(losses(model, batch.to(device), cfg))
-                    (parts[-1]["total"].sum() / len(ids)).backward()  # the sum over parts is the mean over lists
-                for weight in weights.values() if world > 1 else ():
-                    weight.grad = add_up(torch.zeros_like(weight) if weight.grad is None else weight.grad)
-                norm = torch.nn.utils.clip_grad_norm_(weights.values(), cfg.clip)
-                optimizer.step()
-                scheduler.step()
-                optimizer.zero_grad(set_to_none=True)
-                shortened.update(short)
-                log.add(step, parts, norm, ids)
-                bar.update()
-                due, leave = step % valid_every == 0 or step == total, bool(interrupted)
-                if step % cfg.log_every == 0 or due or leave:
-                    line = log.flush(lr=scheduler.get_last_lr()[0])
-                    bar.set_postfix({name: f"{line[name]:.3f}" for name in parts[0] if name in line})
-                if due:
-                    with at_step(step):
-                        found = validate()
-                    log.write({"step": step, "valid_ndcg": found})
-                    worse = 0 if found > best else worse + 1
-                    if found > best:
-                        best = found
-                        if rank == 0:
-                            save_model(model, tokenizer, folder)
-                    if rank == 0:
-                        bar.write(f"step {step}: validation NDCG@{m} {found:.4f}{' (best)' if worse == 0 else ''}")
-                if due or leave:
-                    checkpoint(step)
-                    log.start = time.perf_counter()  # validating and saving is not training
-                if on_step:
-                    on_step(step)
-                if leave or due and interrupted:
-                    raise SystemExit(f"interrupted; go on with: python train.py --resume {folder}")
-                if worse >= cfg.patience > 0:
-                    break
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if shortened:
-        say(f"{len(shortened)} lists lost their oldest history: the prompt did not fit the model's context")
-    outcome = {"folder": str(folder), "best_valid_ndcg": best}
-    if world > 1:
-        processes.destroy_process_group()
-    if cfg.test_limit and rank == 0:
-        say(f"trained; if interrupted now, rank the test lists with: python evaluate.py {folder}")
-        outcome["result"], outcome["methods"] = report(cfg, data_cfg, ratings, splits, folder, encoder)
-    return outcome
+    # The order is random, whatever training shows: copying the display earns nothing here. It is
+    # the same in every run, so that runs can be compared.
+    mine, m = lists[rank::world], encoder.list_size
+    # In float64, summed over lists and processes: the same number however they are shared out.
+    total = torch.zeros((), dtype=torch.float64)
+    ranker = ModelRanker(model, encoder, batch_size=lists_ranked_at_once(cfg), bf16=cfg.bf16)
+    if mine:
+        slots = [random_slots(m, "eval", ranking_list.list_id, 0) for ranking_list in mine]
+        ratings = torch.tensor([ranking_list.ratings for ranking_list in mine])  # (N, m)
+        total = ndcg(ratings, ranker(mine, slots), m).sum()
+    device = next(model.parameters()).device
+    return sum_over_processes(total.to(device)).item() / len(lists), ranker.shortened
 
 
-def rank_at_once(cfg: TrainConfig) -> int:
-    """Lists to rank at a time: as many prompts as go through the model in training."""
+def lists_ranked_at_once(cfg: TrainConfig) -> int:
+    """As many prompts as go through the model in training."""
     return max(1, 2 * cfg.batch_size // cfg.grad_accum)
 
 
-def report(cfg: TrainConfig, data_cfg: DataConfig, ratings: Ratings, splits, folder: Path, encoder: Encoder):
-    """Rank the test lists with the model best on validation; print and write the table. (result, methods)"""
-    informative_lists, device, n = informative(splits.test, "test"), pick_device(), rank_at_once(cfg)
-    lists = informative_lists[:cfg.test_limit]
-    rankers = {"untrained": model_ranker(build_model(cfg, ratings)[0].to(device), encoder, batch_size=n),
-               "trained": model_ranker(load_run(str(folder))[0], encoder, batch_size=n),
-               **reference_rankers(ratings, splits.fit["test"])}
-    methods = {"chance": chance_method(lists)}
-    methods |= {name: score_method(ranker, lists, cfg.test_orders) for name, ranker in rankers.items()}
-    result = summary(methods, lists, {"untrained": 1, "trained": 1}, dataset=data_cfg.dataset, split="test",
-                     model=cfg.model, seed=cfg.seed, decode="greedy", lists=len(splits.test),
-                     informative_lists=len(informative_lists), orders=cfg.test_orders)
-    write_results(folder, result, methods, lists)
-    one, found = lists[0], methods["trained"]
-    print(f"\n{text_table(result)}\n")
-    print(in_words(one, found["predicted"][0][0].tolist(), ratings.titles, found["slots"][0][0]))
-    return result, methods
+# ---- Starting and going on -----------------------------------------------------------------------
+# Nothing here is of the paper: on a first reading, go on at "The loop".
+
+class Job(NamedTuple):
+    """What a run works on."""
+    ratings: Ratings
+    splits: Splits
+    model: torch.nn.Module
+    tokenizer: object
+    encoder: Encoder
+    steps: TrainingSteps
+    valid_every: int                # steps
+    valid_lists: list[RankingList]
 
 
-def ablation(data_cfg: DataConfig, cfg: TrainConfig) -> dict:
-    """SFT alone, with SLL, with PSL, with both (ALRO), trained on shuffled orders and on the shown one."""
-    require("WORLD_SIZE" not in os.environ, "--ablation trains in one process: no torchrun")
-    root = Path(cfg.out or f"runs/{data_cfg.dataset}-ablation")
-    arms = {"SFT": (0.0, 0.0), "SFT+SLL": (cfg.alpha, 0.0), "SFT+PSL": (0.0, cfg.beta), "ALRO": (cfg.alpha, cfg.beta)}
-    runs = [dataclasses.replace(cfg, alpha=alpha, beta=beta, display_order=display, seed=seed, ablation=False, seeds=1,
-                                test_limit=0, out=str(root / f"{arm}-{display}-{seed}"))
-            for display in ("shuffled", "shown") for arm, (alpha, beta) in arms.items()
-            for seed in range(cfg.seed, cfg.seed + cfg.seeds)]
-    folders = [train(data_cfg, one, resume=Path(one.out, "config.json").exists())["folder"] for one in runs]
-    return evaluate.main([*folders, "--limit", str(cfg.test_limit), "--orders", str(cfg.test_orders), "--pool", "True",
-                          "--json", str(root / "ablation.json")])["table"]
+def prepare(data_cfg: DataConfig, cfg: TrainConfig, rank: int, world: int) -> Job:
+    """Load the data and the model. Raises: AlroError if they do not fit together."""
+    check_input(data_cfg.history_ratings or not cfg.history_weight,
+                "--history_ratings False needs --history_weight 0")
+    ratings = load(data_cfg)
+    splits = split(ratings, data_cfg)
+    # Lists whose candidates all have one rating can teach no order.
+    train_lists = informative(splits.train, "training")
+    # Each process needs a list in each step, the last and smallest one of an epoch included.
+    smallest_step = len(train_lists) % cfg.batch_size or cfg.batch_size
+    check_input(smallest_step >= world, f"an epoch's last step has {smallest_step} lists for "
+                                        f"{world} processes: another --batch_size")
+    model, tokenizer = build_model(cfg, ratings)
+    # torch.compile makes code for one length of a batch: lengths that are multiples of 64 are few.
+    multiple = 64 if cfg.compile else 1
+    encoder = make_encoder(model, tokenizer, ratings.prompt_words(), data_cfg.list_size,
+                           history_targets=cfg.history_weight > 0, multiple=multiple)
+    steps = TrainingSteps(train_lists, encoder, cfg, rank, world)
+    valid_every = cfg.valid_every or max(1, steps.total // 5)
+    # A validation ranks no more lists than were trained on since the one before: a short run would
+    # do little else.
+    n_valid = min(cfg.valid_limit or len(splits.valid), valid_every * cfg.batch_size)
+    valid_lists = informative(splits.valid, "validation")[:n_valid]
+    return Job(ratings, splits, model, tokenizer, encoder, steps, valid_every, valid_lists)
+
+
+def origin_of(job: Job, cfg: TrainConfig, losses) -> Origin:
+    """What the weights will come from: a checkpoint is not gone on with on anything else."""
+    all_lists = job.splits.train + job.splits.valid + job.splits.test
+    return Origin(sha256(all_lists), sha256_of_words(job.encoder.words), losses.__name__,
+                  dataclasses.asdict(cfg))
+
+
+def describe_start(dataset: str, cfg: TrainConfig, job: Job, device_text: str) -> str:
+    """What a person wants to know before the first step, in five lines."""
+    m, steps = job.encoder.list_size, job.steps
+    n_trained = sum(weight.numel() for weight in trainable(job.model).values())
+    counts = "".join(f"; {name}: {count}" for name, count in job.ratings.counts.items())
+    lines = [f"{dataset}: {len(steps.lists)} training lists of {m} with two different ratings, of "
+             f"{len(job.splits.train)}{counts}"]
+    lines.append(f"{cfg.model}: {job.model.num_parameters():,} weights, {n_trained:,} trained; "
+                 f"{device_text}")
+    lines.append(f"loss: SFT + {cfg.alpha:g} SLL + {cfg.beta:g} PSL + {cfg.history_weight:g} "
+                 f"history, on {cfg.display_order} orders; gamma {cfg.gamma:g}, seed {cfg.seed}")
+    lines.append(f"{steps.total} steps of {cfg.batch_size} lists, validated on "
+                 f"{len(job.valid_lists)}; every setting is in config.json")
+    lines.append(f"SFT starts about log(m) = {math.log(m):.3f}; log(m!)/m = "
+                 f"{math.lgamma(m + 1) / m:.3f} is the uniform trap: no repeats, and no idea")
+    return "\n".join(lines)
+
+
+def as_arrays(data: StepData) -> StepData:
+    """For the way from the loader's worker: a tensor would cost an open file, an array does not."""
+    parts = [Batch(*(tensor.numpy() for tensor in batch)) for batch in data.parts]
+    return data._replace(parts=parts)
+
+
+def as_tensors(data: StepData) -> StepData:
+    parts = [Batch(*(torch.from_numpy(array) for array in batch)) for batch in data.parts]
+    return data._replace(parts=parts)
+
+
+def make_loader(steps: TrainingSteps, first: int, device: torch.device):
+    """The steps' data from `first` on, tokenised in another process while the model works."""
+    # Its generator is its own, not the one that dropout draws from: making a loader would move it.
+    workers = 4 if device.type == "cuda" else 1
+    return torch.utils.data.DataLoader(
+        steps, batch_size=None, sampler=range(first, steps.total), collate_fn=as_arrays,
+        num_workers=workers, worker_init_fn=ignore_interrupt, generator=torch.Generator())
+
+
+def make_optimizer(model, cfg: TrainConfig, total_steps: int):
+    """(AdamW, its rate: up to the peak, then down to 0 in a straight line)."""
+    # Fused: one pass over all weights in place of one for each tensor; the same numbers.
+    optimizer = torch.optim.AdamW(trainable(model).values(), cfg.lr, (0.9, 0.95),
+                                  weight_decay=cfg.weight_decay, fused=True)
+    return optimizer, transformers.get_linear_schedule_with_warmup(
+        optimizer, cfg.warmup_steps, total_steps)
+
+
+# ---- The loop ------------------------------------------------------------------------------------
+
+def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = None, losses=losses,
+          on_step=None) -> dict:
+    """Train one run, from its start or, with run_cfg.resume, from its last checkpoint.
+
+    Args: losses: the step's loss function, see `losses`: another objective is another function.
+        on_step(step) is called after each step.
+    Returns: {"folder", "best_valid_ndcg", "shortened": {use: list ids}} and, where test lists were
+        ranked, "result" and "methods" (evaluate.score_table).
+    """
+    # ---- start: data, model, folder
+    # Nothing is written before all that can be wrong with flags, data and model has been checked.
+    run_cfg = run_cfg or RunConfig()
+    rank, world = join_processes()
+    say = tqdm.write if rank == 0 else (lambda *_: None)  # it leaves the bar alone
+    device = pick_device()
+    use_one_thread(device, cfg.model)
+    job = prepare(data_cfg, cfg, rank, world)
+    model, steps = job.model, job.steps
+    origin = origin_of(job, cfg, losses)
+    folder, _lock = open_folder(run_cfg.resume, run_cfg.out, data_cfg.dataset, rank, world)
+    if rank == 0 and run_cfg.resume is None:
+        write_config(folder, data_cfg, origin, job.encoder.words, hardware())
+    bf16, why = choose_bf16(cfg.bf16, device, cfg.model)
+    cfg = dataclasses.replace(cfg, bf16=bf16)
+    say(describe_start(data_cfg.dataset, cfg, job, describe_device(device, bf16, why)))
+
+    # ---- start: optimiser, and how far an earlier process came
+    # The checkpoint restores weights, AdamW's moments, the rate and the random state: what comes
+    # after it is bit for bit what would have come without an interruption.
+    model.to(device).train()
+    optimizer, scheduler = make_optimizer(model, cfg, steps.total)
+    progress = Progress()
+    if run_cfg.resume is not None:
+        progress = load_checkpoint(folder, origin, TrainConfig(), model, optimizer, scheduler)
+        say(f"resumed at step {progress.step}")
+    log = TrainingLog(folder if rank == 0 else None, progress.step, data_cfg.list_size)
+    shortened = {"train": set(), "valid": set(), "test": set()}
+    clock = Clock(progress.step, steps.total)
+    first = steps.total if progress.stopped_early(cfg.patience) else progress.step
+    bar = tqdm(total=steps.total, initial=first, disable=True if rank else None, mininterval=1)
+
+    with StopRequest() as stop, bar:
+        for data in until_stopped(make_loader(steps, first, device), stop):
+            # ---- step: the algorithm is in `one_step` and `losses`
+            means = one_step(model, as_tensors(data), optimizer, scheduler, cfg, losses)
+            progress.step += 1
+            due = progress.step % job.valid_every == 0 or progress.step == steps.total
+            stopping = stop.requested
+
+            # ---- log: numbers stay on the device until a line is due
+            log.add(progress.step, means, data.list_ids)
+            shortened["train"].update(data.shortened)
+            bar.update()
+            if progress.step % cfg.log_every == 0 or due:
+                line = log.flush(lr=scheduler.get_last_lr()[0])
+                bar.set_postfix(sft=f"{line['sft']:.3f}", total=f"{line['total']:.3f}")
+            if clock.knows(progress.step):
+                say(clock.estimate(job.valid_every))
+
+            # ---- validate: the model that is best here, not the last one, is the run's result
+            if due:
+                with error_at(f"step {progress.step}"):
+                    score, cut = validate(model, job.valid_lists, job.encoder, cfg, rank, world)
+                log.write({"step": progress.step, "valid_ndcg": score})
+                shortened["valid"].update(cut)
+                best = progress.add(score)
+                say(f"step {progress.step}: validation NDCG@{data_cfg.list_size} {score:.4f}"
+                    f"{' (best)' if best else ''}")
+                if best and rank == 0:
+                    save_model(model, job.tokenizer, folder)
+
+            # ---- checkpoint: all that going on needs, whole or not at all
+            if due and rank == 0:
+                save_checkpoint(folder, progress, origin, model, optimizer, scheduler)
+            if due:
+                log.restart_clock()
+            if on_step:
+                on_step(progress.step)
+            if stopping or progress.stopped_early(cfg.patience):
+                break
+
+    # ---- end: after Ctrl-C or SIGTERM, with the step that was under way finished
+    if stop.requested:
+        log.flush(lr=scheduler.get_last_lr()[0])
+        if rank == 0:
+            save_checkpoint(folder, progress, origin, model, optimizer, scheduler)
+        raise SystemExit(f"interrupted; go on with: {command('train.py', '--resume', folder)}")
+    if world > 1:
+        processes.destroy_process_group()
+
+    # ---- end: the test lists, with the model that was best on validation
+    outcome = {"folder": str(folder), "best_valid_ndcg": progress.best, "shortened": shortened}
+    if cfg.test_at_end and rank == 0:
+        outcome |= test_at_end(folder, cfg, job, shortened)
+    if any(shortened.values()):
+        counts = {use: len(list_ids) for use, list_ids in shortened.items()}
+        say(f"lists whose oldest history did not fit into the model's context: {counts}")
+    return outcome
+
+
+def test_at_end(folder: Path, cfg: TrainConfig, job: Job, shortened: dict[str, set]) -> dict:
+    """Rank the test lists and print the table: {"result", "methods"} of evaluate.score_table."""
+    print(f"trained; if interrupted now, rank later: {command('evaluate.py', folder)}")
+    test_data = choose_lists(job.ratings, job.splits, "test", cfg.test_limit)
+    result, methods, shortened["test"] = rank_test_lists(
+        folder, cfg, test_data, job.encoder, lists_ranked_at_once(cfg))
+    return {"result": result, "methods": methods}
+
+
+# ---- The ablation: what each loss adds -----------------------------------------------------------
+# The paper's own question (summaries L, S): leave SLL out, leave PSL out, and compare.
+
+def ablation_runs(cfg: TrainConfig, run_cfg: RunConfig, root: Path) -> dict[Path, TrainConfig]:
+    """{folder: configuration} of SFT, SFT + SLL, SFT + PSL and ALRO, on two kinds of orders."""
+    # An arm is a pair of weights. All arms share steps, lists and seeds; those without PSL read one
+    # prompt per list where the others read two.
+    arms = {"SFT": (0.0, 0.0), "SFT+SLL": (cfg.alpha, 0.0), "SFT+PSL": (0.0, cfg.beta),
+            "ALRO": (cfg.alpha, cfg.beta)}
+    runs = {}
+    for display_order in ("shuffled", "shown"):
+        for arm, (alpha, beta) in arms.items():
+            for seed in range(cfg.seed, cfg.seed + run_cfg.seeds):
+                folder = root / f"{arm}-{display_order}-{seed}"
+                arm_cfg = dataclasses.replace(cfg, alpha=alpha, beta=beta, test_at_end=False)
+                runs[folder] = dataclasses.replace(
+                    arm_cfg, seed=seed, display_order=display_order)
+    return runs
+
+
+def check_same_config(folder: Path, data_cfg: DataConfig, cfg: TrainConfig) -> None:
+    """Raise AlroError if a run that is to be gone on with has another configuration than given."""
+    there = read_run_config(str(folder))
+    for part, given in (("data", data_cfg), ("train", cfg)):
+        saved = config_from_dict(type(given), there[part], f"{folder}/config.json")
+        for field in dataclasses.fields(given):
+            was, now = getattr(saved, field.name), getattr(given, field.name)
+            check_input(was == now, f"{folder} was started with --{field.name} {was}, not {now}: "
+                                    "give the same flags, or another --out")
+
+
+def ablation(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig) -> dict:
+    """Train all arms, those of an earlier call gone on with, and compare them in one table.
+
+    Two processes may work side by side: each leaves alone what the other is training.
+    """
+    check_input("WORLD_SIZE" not in os.environ, "--ablation trains in one process: no torchrun")
+    root = Path(run_cfg.out or f"runs/{data_cfg.dataset}-ablation")
+    runs = ablation_runs(cfg, run_cfg, root)
+    # An arm that is there already must be one of this ablation: same data, same configuration.
+    started = [folder for folder in runs if (folder / "config.json").exists()]
+    for folder in started:
+        check_same_config(folder, data_cfg, runs[folder])
+    # Those that are trained go by quickly: resuming a finished run has no step left to do.
+    for number, (folder, arm_cfg) in enumerate(runs.items(), 1):
+        if is_locked(folder):
+            print(f"{folder}: another process trains it")
+            continue
+        print(f"\n---- run {number} of {len(runs)}: {folder}")
+        resume = str(folder) if (folder / "config.json").exists() else None
+        train(data_cfg, arm_cfg, RunConfig(out=str(folder), resume=resume))
+    busy = [str(folder) for folder in runs if is_locked(folder)]
+    check_input(not busy, f"all else is trained, but another process is at {', '.join(busy)}: for "
+                          "the table, give the same command again when it has ended")
+    flags = ["--limit", str(cfg.test_limit), "--orders", str(cfg.test_orders), "--pool", "True"]
+    flags += ["--json", str(root / "ablation.json")]
+    return evaluate.main([*map(str, runs), *flags])["table"]
+
+
+# ---- python train.py -----------------------------------------------------------------------------
+
+def resume(folder: str) -> dict:
+    """Go on with a run, under its own configuration."""
+    config, where = read_run_config(folder), f"{folder}/config.json"
+    data_cfg = config_from_dict(DataConfig, config["data"], where)
+    cfg = config_from_dict(TrainConfig, config["train"], where)
+    name = config.get("losses", losses.__name__)
+    check_input(name == losses.__name__, f"{where}: trained with the losses {name!r}; go on with "
+                                         "train(..., RunConfig(resume=...), losses=...)")
+    return train(data_cfg, cfg, RunConfig(resume=folder))
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    data_cfg, cfg = parse(arguments, DataConfig, TrainConfig, presets=PRESETS)
-    if cfg.resume is not None:
-        require(cfg == TrainConfig(resume=cfg.resume) and data_cfg == DataConfig(),
-                "--resume RUN goes on with that run's own configuration and takes no other flag")
-        config, where, out = read_config(cfg.resume), f"{cfg.resume}/config.json", cfg.resume
-        data_cfg, cfg = from_dict(DataConfig, config["data"], where), from_dict(TrainConfig, config["train"], where)
-        return train(data_cfg, dataclasses.replace(cfg, out=out), resume=True)
-    return ablation(data_cfg, cfg) if cfg.ablation else train(data_cfg, cfg)
+    data_cfg, cfg, run_cfg = parse_flags(arguments, DataConfig, TrainConfig, RunConfig,
+                                         presets=PRESETS)
+    if run_cfg.resume is not None:
+        alone = (data_cfg, cfg, run_cfg) == (DataConfig(), TrainConfig(),
+                                             RunConfig(resume=run_cfg.resume))
+        check_input(alone, "--resume RUN goes on with that run's own configuration and takes no "
+                           "other flag")
+        return resume(run_cfg.resume)
+    if run_cfg.ablation:
+        return ablation(data_cfg, cfg, run_cfg)
+    return train(data_cfg, cfg, run_cfg)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

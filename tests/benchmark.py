@@ -23,13 +23,15 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
-from alro import backbone, gold_rank, permutation_loss, rank_candidates, soft_lambda_loss  # noqa: E402
+from alro import (  # noqa: E402
+    backbone, gold_rank, permutation_loss, prompts_at_the_right_edge, rank_candidates, soft_lambda_loss)
 from baselines import bootstrapped, pair_wise, point_wise  # noqa: E402
-from cli import option, parse, require, run, write_json  # noqa: E402
-from data import DataConfig, Encoder, RankingList, generator, informative, load, random_slots, split  # noqa: E402
-from evaluate import model_ranker  # noqa: E402
-from model import autocast, build_model, context_length, hardware, pick_device, tiny_model  # noqa: E402
-from train import PRESETS, TrainConfig, TrainingSteps, losses, trainable  # noqa: E402
+from data import DataConfig, RankingList, generator, informative, load, make_encoder, random_slots, split  # noqa: E402
+from evaluate import ModelRanker  # noqa: E402
+from model import (  # noqa: E402
+    autocast, build_model, choose_bf16, hardware, pick_device, tiny_model, use_one_thread)
+from runs import check_input, option, parse_flags, run_script, trainable, write_json  # noqa: E402
+from train import PRESETS, TrainConfig, TrainingSteps, losses  # noqa: E402
 
 DEVICE = pick_device()
 
@@ -78,14 +80,14 @@ def peak_flops() -> float:
 
 
 def tokens_of(batch) -> int:
-    return (batch.positions[:, 0] + 1 + batch.slots.shape[1]).sum().item()
+    return (batch.prompt_tokens + batch.slots.shape[1]).sum().item()
 
 
 def prepared(data_cfg, cfg, ratings, lists):
     """(model on the device, encoder, training steps)."""
     model, tokenizer = build_model(cfg, ratings)
-    encoder = Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, data_cfg.list_size,
-                      context_length(model, tokenizer), history_targets=True, multiple=64 if cfg.compile else 1)
+    encoder = make_encoder(model, tokenizer, ratings.prompt_words(), data_cfg.list_size, history_targets=True,
+                           multiple=64 if cfg.compile else 1)
     return model.to(DEVICE).train(), encoder, TrainingSteps(lists, encoder, cfg)
 
 
@@ -93,7 +95,7 @@ def prepared(data_cfg, cfg, ratings, lists):
 
 def naive_losses(model, batch, cfg):
     """As train.losses, from the logits of every token, under an attention mask."""
-    length = batch.positions[:, 0] + 1 + batch.slots.shape[1]  # (B,)
+    length = batch.prompt_tokens + batch.slots.shape[1]  # (B,)
     mask = (torch.arange(batch.input_ids.shape[1], device=length.device) < length.unsqueeze(-1)).long()  # (B, T)
 
     class AllLogits:  # target_logits asks a model for hidden states and its output layer; this one has the logits ready
@@ -120,11 +122,11 @@ def training(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
             fused = trick.startswith("+")
             weights = list(trainable(model).values())
             optimizer = torch.optim.AdamW(weights, cfg.lr, fused=fused or None)  # None: torch's own choice
-            ready = [steps[i][0] for i in range(4)]
+            ready = [steps[i].parts for i in range(4)]
 
             def one_step(i, steps=steps, ready=ready, fused=fused, trick=trick, model=model, weights=weights,
                          optimizer=optimizer, some=some):
-                for batch in ready[i] if fused else steps[i][0]:  # unless data come ahead, they are made here
+                for batch in ready[i] if fused else steps[i].parts:  # unless data come ahead, they are made here
                     batch = batch.to(DEVICE)
                     parts = (naive_losses if trick == "naive" else losses)(model, batch, some)
                     (parts["total"].sum() / cfg.batch_size).backward()
@@ -154,7 +156,7 @@ def memory(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     for name, checkpointing in ("hidden.sum()", False), ("ALRO", False), ("ALRO, checkpointing", True):
         some = dataclasses.replace(cfg, compile=False, gradient_checkpointing=checkpointing)
         model, _, steps = prepared(data_cfg, some, ratings, lists)
-        batch = steps[0][0][0].to(DEVICE)
+        batch = steps[0].parts[0].to(DEVICE)
         kept = {}
 
         def keep(tensor, kept=kept):
@@ -166,7 +168,7 @@ def memory(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
             torch.cuda.reset_peak_memory_stats()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             if name == "hidden.sum()":
-                with autocast(DEVICE):
+                with autocast(DEVICE, cfg.bf16):
                     hidden = backbone(model).base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
                     loss = hidden.float().sum()
             else:
@@ -186,8 +188,8 @@ def memory(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
 def loss(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     """What SLL and PSL themselves cost, forward and backward, beside the whole step."""
     model, _, steps = prepared(data_cfg, dataclasses.replace(cfg, compile=False), ratings, lists)
-    batch = steps[0][0][0].to(DEVICE)
-    require(cfg.beta > 0, "the loss benchmark is about SLL and PSL: --beta must not be 0")
+    batch = steps[0].parts[0].to(DEVICE)
+    check_input(cfg.beta > 0, "the loss benchmark is about SLL and PSL: --beta must not be 0")
     half, m = len(batch.slots) // 2, data_cfg.list_size
     rating, tau = batch.ratings[:half], gold_rank(batch.ratings[:half])
     logits = torch.randn(2 * half, m, m, device=DEVICE, requires_grad=True)
@@ -216,18 +218,17 @@ class OnlyIdentifiers(transformers.LogitsProcessor):
         return allowed.scatter(1, input_ids[:, self.prompt:], -math.inf)
 
 
-def generate(model, encoder, batch_size: int):
+def generate(model, encoder, batch_size: int, bf16: bool):
     """The same ranking by the library's own generate()."""
     @torch.no_grad()
     def rank(lists, slots):
         ranked = []
         for start in range(0, len(lists), batch_size):
-            batch = encoder.batch(lists[start:start + batch_size], slots[start:start + batch_size]).to(DEVICE)
-            last, T = batch.positions[:, :1], batch.input_ids.shape[1]
-            place = torch.arange(T, device=DEVICE) - (T - 1 - last)  # (B, T) prompts to the right edge
-            with autocast(DEVICE):
-                prompts = batch.input_ids.gather(1, place.clamp(min=0))
-                out = model.generate(prompts, attention_mask=(place >= 0).long(),
+            batch, _ = encoder.batch(lists[start:start + batch_size], slots[start:start + batch_size])
+            batch, T = batch.to(DEVICE), batch.input_ids.shape[1]
+            prompts, mask, _ = prompts_at_the_right_edge(batch)
+            with autocast(DEVICE, bf16):
+                out = model.generate(prompts, attention_mask=mask,
                                      max_new_tokens=encoder.list_size, min_new_tokens=encoder.list_size,
                                      do_sample=False, pad_token_id=0,
                                      logits_processor=[OnlyIdentifiers(batch.identifiers, T)])
@@ -243,17 +244,17 @@ def ranking(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     model, encoder, _ = prepared(data_cfg, cfg, ratings, lists)
     model.eval()
     m, lists = data_cfg.list_size, lists[:64 if DEVICE.type == "cpu" else 256]
-    greedy = model_ranker(model, encoder)
+    greedy = ModelRanker(model, encoder, bf16=cfg.bf16)
     ways = {"greedy, KV cache, 64 lists at a time": (greedy, 1),
-            "first step only": (model_ranker(model, encoder, "first"), 1),
-            "generate(), 64 lists at a time": (generate(model, encoder, 64), 1),
-            "generate(), list by list": (generate(model, encoder, 1), 1),
+            "first step only": (ModelRanker(model, encoder, "first", bf16=cfg.bf16), 1),
+            "generate(), 64 lists at a time": (generate(model, encoder, 64, cfg.bf16), 1),
+            "generate(), list by list": (generate(model, encoder, 1, cfg.bf16), 1),
             "bootstrapped, 3 orders": (bootstrapped(greedy, 3), 3),
             "bootstrapped, 5 orders": (bootstrapped(greedy, 5), 5),
-            "point-wise": (point_wise(model, encoder, np.unique(ratings.rating)), m),
-            "pair-wise": (pair_wise(model, encoder), m * (m - 1))}
+            "point-wise": (point_wise(greedy, np.unique(ratings.rating)), m),
+            "pair-wise": (pair_wise(greedy), m * (m - 1))}
     slots = [one.shown for one in lists]
-    same = (generate(model, encoder, 64)(lists, slots) == greedy(lists, slots)).all(-1).float().mean().item()
+    same = (generate(model, encoder, 64, cfg.bf16)(lists, slots) == greedy(lists, slots)).all(-1).float().mean().item()
     rows = []
     for name, (ranker, calls) in ways.items():
         took = seconds(functools.partial(ranker, lists, slots), 2)
@@ -285,11 +286,11 @@ def growth(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
         some = made_up(ratings, m, history, 8)
         built, encoder, steps = prepared(dataclasses.replace(data_cfg, list_size=m), cfg, ratings, some)
         built = model(encoder).to(DEVICE).train() if model else built
-        batch = steps[0][0][0].to(DEVICE)
+        batch = steps[0].parts[0].to(DEVICE)
         step = seconds(lambda: losses(built, batch, cfg)["total"].mean().backward(), bench.repeat)
-        ask = encoder.batch(some, [one.shown for one in some]).to(DEVICE)
+        ask = encoder.batch(some, [one.shown for one in some])[0].to(DEVICE)
         built.eval()
-        with autocast(DEVICE):
+        with autocast(DEVICE, cfg.bf16):
             rank = seconds(lambda: rank_candidates(built, ask), bench.repeat)
         rows.append({"what": what, "m": m, "history": history, "weights": f"{built.num_parameters():,}",
                      "tokens/prompt": batch.input_ids.shape[1], "step ms": round(1000 * step, 1),
@@ -313,7 +314,7 @@ def growth(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
 def seven_billion(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     """One LoRA step of a random-weight Llama-2-7B: bf16, checkpointing; peak memory. Needs peft and a GPU."""
     import peft
-    require(DEVICE.type == "cuda", "seven_billion needs a GPU")
+    check_input(DEVICE.type == "cuda", "seven_billion needs a GPU")
     _, encoder, steps = prepared(data_cfg, dataclasses.replace(cfg, batch_size=4, grad_accum=1), ratings, lists)
     with torch.device(DEVICE):
         model = transformers.LlamaForCausalLM._from_config(transformers.LlamaConfig(  # Llama-2-7B's sizes
@@ -322,7 +323,7 @@ def seven_billion(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model = peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).train()
     optimizer = torch.optim.AdamW(trainable(model).values(), 1e-4, fused=True)
-    batch = steps[0][0][0].to(DEVICE)
+    batch = steps[0].parts[0].to(DEVICE)
 
     def step():
         losses(model, batch, cfg)["total"].mean().backward()
@@ -336,13 +337,14 @@ def seven_billion(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    bench, data_cfg, cfg = parse(arguments, BenchConfig, DataConfig, TrainConfig, presets=PRESETS)
+    bench, data_cfg, cfg = parse_flags(arguments, BenchConfig, DataConfig, TrainConfig, presets=PRESETS)
     parts = {part.__name__: part for part in (training, memory, loss, ranking, growth, seven_billion)}
-    require(bench.only is None or bench.only in parts, f"--only must be one of {', '.join(parts)}, got {bench.only!r}")
+    check_input(bench.only is None or bench.only in parts,
+                f"--only must be one of {', '.join(parts)}, got {bench.only!r}")
     ratings = load(data_cfg)
     lists = informative(split(ratings, data_cfg).train, "training")
-    if DEVICE.type == "cpu" and cfg.model == "tiny":
-        torch.set_num_threads(1)  # as train.py does
+    use_one_thread(DEVICE, cfg.model)  # as train.py does
+    cfg = dataclasses.replace(cfg, bf16=choose_bf16(cfg.bf16, DEVICE, cfg.model)[0])
     print(f"{hardware()}, torch {torch.__version__}, transformers {transformers.__version__}, {cfg.model} on "
           f"{data_cfg.dataset}, peak {peak_flops() / 1e12:.0f} TFLOP/s")
     chosen = [bench.only] if bench.only else [name for name in parts if name != "seven_billion"]
@@ -354,4 +356,4 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -1,10 +1,12 @@
 """From a batch to log-probabilities and rankings: positions, slots and items, padding, caches, model families."""
+import contextlib
 import dataclasses
 import zlib
 
 import pytest
 import torch
 import transformers
+from helpers import OneDevice
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,12 +18,7 @@ CONFIG = data.DataConfig(list_size=5, history_size=6)
 RATINGS = data.synthetic(CONFIG, n_users=12)
 LISTS = data.split(RATINGS, CONFIG).train[:8]
 TOKENIZER = word_tokenizer(RATINGS)
-settings.register_profile("alro", deadline=None, max_examples=30)
-settings.load_profile("alro")
-
-
-def encoder(history_targets=False, tokenizer=TOKENIZER):
-    return data.Encoder(tokenizer, RATINGS.titles, RATINGS.noun, RATINGS.scale, 5, 500, history_targets)
+few = settings(max_examples=30)
 
 
 def batch(key=0, answers=True, history_targets=False, lists=LISTS):
@@ -29,7 +26,13 @@ def batch(key=0, answers=True, history_targets=False, lists=LISTS):
     lists = [dataclasses.replace(one, history=one.history[i % 4:]) for i, one in enumerate(lists)]
     slots = [data.random_slots(5, key, one.list_id) for one in lists]
     gold = torch.cat([alro.gold_order(torch.tensor([one.ratings]), data.generator(one.list_id)) for one in lists])
-    return encoder(history_targets).batch(lists, slots, gold if answers else None)
+    encoder = data.Encoder(TOKENIZER, RATINGS.prompt_words(), 5, 500, history_targets)
+    return encoder.batch(lists, slots, gold if answers else None)[0]
+
+
+def log_probs_of(model, batch):
+    """(B, m, m), the trunk: what a model says of a batch, by item."""
+    return alro.item_log_probs(alro.target_logits(model, batch)[0], batch)
 
 
 def tiny(family: str, **more):
@@ -81,9 +84,9 @@ class BlindStub(torch.nn.Module):
 def test_item_log_probs_are_the_models_own(family):
     """Against the model's ordinary forward pass, one unpadded list at a time, items found by hand."""
     model, found = tiny(family), batch(history_targets=True)
-    ours = alro.item_log_probs(model, found)
+    ours = log_probs_of(model, found)
     for row in range(len(LISTS)):
-        last = found.positions[row, 0].item()
+        last = found.prompt_tokens[row].item() - 1
         ids = found.input_ids[row, :last + 6]  # prompt and five answers, no padding
         theirs = model(input_ids=ids.unsqueeze(0)).logits[0].log_softmax(-1)
         for k in range(5):
@@ -95,10 +98,10 @@ def test_item_log_probs_are_the_models_own(family):
 
 def test_history_loss_is_the_mean_over_the_history_ratings_tokens():
     model, found = tiny("Llama"), batch(history_targets=True)
-    ours = alro.history_loss(alro.target_logits(model, found), found)
+    ours = alro.history_loss(alro.target_logits(model, found)[1], found.rated)
     for row, one in enumerate(LISTS):
         length = len(one.history) - row % 4
-        ids = found.input_ids[row, :found.positions[row, 0] + 1]
+        ids = found.input_ids[row, :found.prompt_tokens[row]]
         words = [TOKENIZER.decode([i]) for i in ids]
         where = [t for t, word in enumerate(words) if word.strip() in "12345" and words[t - 1] == ":"]
         assert len(where) == length and [float(words[t]) for t in where] == [r for _, r in one.history[row % 4:]]
@@ -108,27 +111,29 @@ def test_history_loss_is_the_mean_over_the_history_ratings_tokens():
 
 
 def test_no_logits_where_there_is_no_target(monkeypatch):
-    """The output layer sees K positions, never T: the (B, T, V) tensor is not made."""
-    model, found, seen = tiny("Llama"), batch(), []
+    """The output layer sees m + H places, never T: the (B, T, V) tensor is not made."""
+    model, seen = tiny("Llama"), []
     model.get_output_embeddings().register_forward_hook(lambda *call: seen.append(call[1][0].shape))
-    alro.item_log_probs(model, found)
-    assert [tuple(shape[:2]) for shape in seen] == [(8, 5)]
+    for history_targets in (False, True):
+        alro.target_logits(model, batch(history_targets=history_targets))
+    assert [tuple(shape[:2]) for shape in seen] == [(8, 5), (8, 5 + 6)]
 
 
 @pytest.mark.parametrize("family", ["Llama", "GPT2"])
 def test_padding_and_its_token_change_nothing(family):
     model, found = tiny(family), batch()
     longer = torch.cat([found.input_ids, torch.full((8, 7), 3)], dim=1)  # more padding, of another token
-    assert torch.allclose(alro.item_log_probs(model, found),
-                          alro.item_log_probs(model, found._replace(input_ids=longer)), atol=1e-5)
+    assert torch.allclose(log_probs_of(model, found),
+                          log_probs_of(model, found._replace(input_ids=longer)), atol=1e-5)
 
 
+@few
 @given(st.integers(0, 10 ** 6), st.integers(0, 10 ** 6))
 def test_displayed_order_moves_nothing_for_a_model_blind_to_it(one, two):
     """Permutation invariance end to end: log-probabilities, PSL's kl and the ranking, all by item."""
     model = BlindStub()
     first, second = batch(one), batch(two)
-    a, b = alro.item_log_probs(model, first), alro.item_log_probs(model, second)
+    a, b = log_probs_of(model, first), log_probs_of(model, second)
     assert torch.allclose(a, b, atol=1e-6)
     parts = alro.alro_loss(a, first.order, first.ratings, alpha=1, beta=1, gamma=10, other_log_probs=b)
     assert parts["kl"].abs().max() < 1e-6
@@ -141,7 +146,7 @@ def test_a_model_that_copies_the_display_is_not_invariant():
     model = tiny("Llama")
     with torch.no_grad():
         model.get_output_embeddings().weight *= 50  # sharper, so that differences stand above rounding
-    a, b = (alro.item_log_probs(model, batch(key)).log_softmax(-1) for key in (1, 2))
+    a, b = (log_probs_of(model, batch(key)).log_softmax(-1) for key in (1, 2))
     parts = alro.alro_loss(a, batch(1).order, batch(1).ratings, alpha=1, beta=1, gamma=10, other_log_probs=b)
     assert parts["kl"].mean() > 1e-3
 
@@ -153,7 +158,7 @@ def test_greedy_ranking_equals_decoding_without_cache_one_list_at_a_time(family)
     model, found = tiny(family), batch(answers=False)
     ranked = alro.rank_candidates(model, found)
     for row in range(len(LISTS)):
-        ids, left, expected = found.input_ids[row, :found.positions[row, 0] + 1].tolist(), list(range(5)), []
+        ids, left, expected = found.input_ids[row, :found.prompt_tokens[row]].tolist(), list(range(5)), []
         while left:
             logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
             slot = max(left, key=lambda s: logits[found.identifiers[s]].item())
@@ -161,7 +166,7 @@ def test_greedy_ranking_equals_decoding_without_cache_one_list_at_a_time(family)
             ids.append(found.identifiers[slot].item())
             expected.append(found.slots[row, slot].item())
         assert ranked[row].tolist() == expected
-    logits = model(input_ids=found.input_ids[:1, :found.positions[0, 0] + 1]).logits[0, -1]
+    logits = model(input_ids=found.input_ids[:1, :found.prompt_tokens[0]]).logits[0, -1]
     first = found.slots[0][logits[found.identifiers].argsort(descending=True)]
     assert torch.equal(alro.rank_candidates(model, found, "first")[0], first)
 
@@ -173,8 +178,8 @@ def test_a_sliding_window_shorter_than_the_prompt_does_not_mind_padding(family):
     together = alro.rank_candidates(model, batch(answers=False))
     whole = batch(answers=False)
     for row in range(len(LISTS)):
-        one = whole._replace(input_ids=whole.input_ids[row:row + 1, :whole.positions[row, 0] + 1],
-                             positions=whole.positions[row:row + 1], slots=whole.slots[row:row + 1])
+        one = whole._replace(input_ids=whole.input_ids[row:row + 1, :whole.prompt_tokens[row]],
+                             prompt_tokens=whole.prompt_tokens[row:row + 1], slots=whole.slots[row:row + 1])
         assert torch.equal(alro.rank_candidates(model, one)[0], together[row])
 
 
@@ -183,12 +188,13 @@ def test_ranking_does_not_see_an_answer_or_padding_in_the_batch(decode):
     model, gold = tiny("Llama"), batch()
     wrong = gold._replace(input_ids=gold.input_ids.clone())
     for row in range(len(LISTS)):
-        wrong.input_ids[row, gold.positions[row, 0] + 1:] = torch.randint(len(TOKENIZER), (1,)).item()
+        wrong.input_ids[row, gold.prompt_tokens[row]:] = torch.randint(len(TOKENIZER), (1,)).item()
     expected = alro.rank_candidates(model, batch(answers=False), decode)
     assert torch.equal(alro.rank_candidates(model, gold, decode), expected)
     assert torch.equal(alro.rank_candidates(model, wrong, decode), expected)
 
 
+@few
 @given(st.integers(0, 2 ** 31), st.sampled_from(["greedy", "first"]), st.sampled_from([0.0, 1.0, 1e4]))
 def test_ranking_is_always_a_permutation(seed, decode, scale):
     model = tiny("Llama")
@@ -226,3 +232,19 @@ def test_loading_refuses_a_model_whose_logits_are_capped(tmp_path):
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(alro.AlroError, match="output layer"):
         load_model(str(tmp_path))
+
+
+# ---- On another device ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("family", ["Llama", "GPT2"])
+def test_the_way_from_a_batch_to_losses_and_rankings_stays_on_its_device(family, monkeypatch):
+    """On the meta device, which needs no GPU: an operation on tensors of two devices is an error, forward and back."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # knows no meta device
+    model, found = tiny(family).to("meta"), batch(history_targets=True).to("meta")
+    with OneDevice():
+        answer_logits, history_logits = alro.target_logits(model, found)
+        log_probs = alro.item_log_probs(answer_logits, found)
+        (alro.sft_loss(log_probs, found.order) + alro.history_loss(history_logits, found.rated)).sum().backward()
+        rankings = [alro.rank_candidates(model, found, decode) for decode in ("greedy", "first")]
+    assert all(weight.grad.is_meta for weight in model.parameters())
+    assert [tuple(ranking.shape) for ranking in rankings] == [(8, 5)] * 2

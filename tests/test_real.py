@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import alro
-
 import data
 from model import load_tokenizer
 
@@ -19,21 +18,26 @@ def test_movielens_and_smollm2_make_the_batches_they_should():
     cfg = data.DataConfig(dataset="recbole", data_path=f"{INPUTS}/ml-100k", list_size=10, history_size=20, noun="movie")
     ratings = data.load(cfg)
     splits = data.split(ratings, cfg)
-    assert (len(ratings.users), len(ratings.items), len(ratings.rating)) == (943, 1682, 100_000)
-    assert [len(lists) for lists in splits[:3]] == [14295, 822, 943]
+    # 18 of 1,682 films stand under two ids and are one item here; 307 times a user rated both.
+    assert (len(ratings.users), len(ratings.items), len(ratings.rating)) == (943, 1664, 99_693)
+    assert (ratings.counts["ratings read"], ratings.counts["titles under several ids"]) == (100_000, 18)
+    assert [len(lists) for lists in splits[:3]] == [14242, 820, 943]
     assert sum(one.informative for one in splits.test) == 908
 
     tokenizer = load_tokenizer(str(Path(INPUTS, "smollm2-135m")))
-    encoder = data.Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, 10, 2048, history_targets=True)
+    encoder = data.Encoder(tokenizer, ratings.prompt_words(), 10, 2048, history_targets=True)
     lists = splits.train[::220][:64]
     slots = [data.random_slots(10, one.list_id) for one in lists]
     gold = torch.cat([alro.gold_order(torch.tensor([one.ratings])) for one in lists])
-    batch = encoder.batch(lists, slots, gold)
+    batch, shortened = encoder.batch(lists, slots, gold)
+    assert shortened == []
     for row, one in enumerate(lists):
         answer = "".join(alro.IDENTIFIERS[slots[row].index(item)] for item in gold[row].tolist())
-        assert tokenizer.decode(batch.targets[row, :10]) == answer
-        end = batch.positions[row, 9] + 2
-        assert tokenizer.decode(batch.input_ids[row, :end]) == data.list_prompt(ratings, one, slots[row]) + answer
-        stars = batch.targets[row, 10:][batch.targets[row, 10:] != -100]
+        end = batch.prompt_tokens[row] + 10
+        prompt = data.list_prompt(ratings.prompt_words(), one, slots[row])
+        assert tokenizer.decode(batch.input_ids[row, :end]) == prompt + answer
+        assert tokenizer.decode(batch.input_ids[row, batch.prompt_tokens[row]:end]) == answer
+        real = batch.rated[row] != -100
+        stars = batch.rated[row][real]
         assert [float(tokenizer.decode([star])) for star in stars] == [rating for _, rating in one.history]
-        assert torch.equal(batch.input_ids[row, batch.positions[row, 10:] + 1][:len(stars)], stars)
+        assert torch.equal(batch.input_ids[row, batch.rated_at[row][real]], stars)

@@ -1,15 +1,21 @@
-"""Rivals that ask the same language model: bootstrapping, point-wise, pair-wise."""
+"""Rivals that ask the same language model (bootstrapping, point-wise, pair-wise) and rivals of the losses."""
 import itertools
 
 import numpy as np
 import pytest
 import torch
+from helpers import demo_config, demo_run, log_of, refused
+from hypothesis import given
+from oracles import oracle_lambda_loss
+from test_losses import lists, positive
 
 import alro
 import baselines
 import data
 import train
-from model import build_model, context_length
+from evaluate import ModelRanker
+from model import build_model
+from runs import read_run_config
 
 CONFIG = data.DataConfig(list_size=5, history_size=6)
 RATINGS = data.synthetic(CONFIG, n_users=20)
@@ -19,11 +25,13 @@ OTHER = [one.shown[::-1] for one in LISTS]
 
 
 @pytest.fixture(scope="module")
-def model_and_encoder():
+def ranker():
+    """The untrained model, asked list-wise."""
     model, tokenizer = build_model(train.TrainConfig(), RATINGS)
-    return model.eval(), data.Encoder(tokenizer, RATINGS.titles, RATINGS.noun, RATINGS.scale, 5,
-                                      context_length(model, tokenizer))
+    return ModelRanker(model.eval(), data.make_encoder(model, tokenizer, RATINGS.prompt_words(), 5))
 
+
+# ---- Ways to rank ---------------------------------------------------------------------------------------------------
 
 def test_bootstrapping_ranks_independently_drawn_orders_and_sorts_by_mean_rank():
     """A ranker that copies the display: what comes out is the mean slot over drawn orders, another set for each order
@@ -49,11 +57,11 @@ def data_blind_order():
     return torch.stack([torch.randperm(5, generator=torch.Generator().manual_seed(n)) for n in range(len(LISTS))])
 
 
-def test_point_wise_sorts_by_the_expected_rating_of_one_more_history_line(model_and_encoder):
+def test_point_wise_sorts_by_the_expected_rating_of_one_more_history_line(ranker):
     """Against the model's own logits, one prompt at a time, and whatever the displayed order."""
-    model, encoder = model_and_encoder
+    model, encoder = ranker.model, ranker.encoder
     levels = np.unique(RATINGS.rating)
-    rank = baselines.point_wise(model, encoder, levels, batch_size=7)
+    rank = baselines.point_wise(ranker, levels, batch_size=7)
     found = rank(LISTS, SHOWN)
     assert torch.equal(found, rank(LISTS, OTHER))
     for one, order in zip(LISTS[:4], found):
@@ -69,47 +77,131 @@ def test_point_wise_sorts_by_the_expected_rating_of_one_more_history_line(model_
         assert (scores[order].diff() <= 1e-6).all()
 
 
-def test_pair_wise_counts_wins_over_both_orders_of_every_pair(model_and_encoder, monkeypatch):
+def test_pair_wise_counts_wins_over_both_orders_of_every_pair(ranker, monkeypatch):
     """A stub that knows a score: m (m - 1) calls, each pair in both orders."""
-    model, encoder = model_and_encoder
     score = np.random.default_rng(0).permutation(len(RATINGS.items))  # no ties
     asked = []
 
-    def stub(model, encoder, decode, batch_size):
+    def stub(model, encoder, *_):
+        assert encoder.list_size == 2
+
         def rank(lists, slots):
             asked.extend((one.list_id, one.items[order[0]], one.items[order[1]]) for one, order in zip(lists, slots))
             return torch.tensor([sorted((0, 1), key=lambda i: -score[one.items[i]]) for one in lists])
         return rank
-    monkeypatch.setattr(baselines, "model_ranker", stub)
-    found = baselines.pair_wise(model, encoder)(LISTS, SHOWN)
+    monkeypatch.setattr(baselines, "ModelRanker", stub)
+    found = baselines.pair_wise(ranker)(LISTS, SHOWN)
     pairs = [(one.list_id, a, b) for one in LISTS for a, b in itertools.permutations(one.items, 2)]
     assert sorted(asked) == sorted(pairs)
     for one, order in zip(LISTS, found.tolist()):
         assert order == sorted(range(5), key=lambda i: -score[one.items[i]])
 
 
-def test_command_line_ranks_with_a_run_and_writes_its_table(tmp_path, monkeypatch, capsys):
-    whole = data.synthetic
-    monkeypatch.setattr(data, "synthetic", lambda cfg: whole(cfg, n_users=60))
+# ---- Rivals of the losses -------------------------------------------------------------------------------------------
+
+@given(lists(), positive)
+def test_first_step_rival_is_the_lambda_loss_of_the_first_positions_scores(case, sigma):
+    ratings, logits = case
+    random = torch.Generator().manual_seed(0)
+    logits = logits + torch.randn(logits.shape, dtype=torch.float64, generator=random)  # no ties
+    found = baselines.first_step_loss(logits.log_softmax(-1), ratings, sigma)
+    for row, (scores, r) in enumerate(zip(logits[:, 0].tolist(), ratings.tolist())):
+        ranks = [1 + sum(other > score for other in scores) for score in scores]
+        assert abs(found[row].item() - oracle_lambda_loss([-x for x in scores], r, ranks, sigma)) < 1e-9
+
+
+@pytest.fixture(scope="module")
+def step():
+    """(model, batch of one training step, log-probabilities of both displayed orders): 8 lists."""
+    model, tokenizer = build_model(demo_config(), RATINGS)
+    encoder = data.make_encoder(model, tokenizer, RATINGS.prompt_words(), 5, history_targets=True)
+    steps = train.TrainingSteps(data.informative(data.split(RATINGS, CONFIG).train, "training"), encoder, demo_config())
+    batch = steps[0].parts[0]
+    with torch.no_grad():
+        log_probs = alro.item_log_probs(alro.target_logits(model, batch)[0], batch).chunk(2)
+    return model, batch, log_probs
+
+
+SWITCHES = [{}, {"alpha": 0.5, "beta": 0.25, "history_weight": 0.0}, {"alpha": 0.0, "history_weight": 0.5}]
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_first_step_losses_put_it_in_the_place_of_sll(step, switches):
+    """All other parts are those of train.losses, and the total is their weighted sum."""
+    model, batch, (log_probs, _) = step
+    cfg = demo_config(gamma=5.0, sigma=2.0, **switches)
+    ours, rival = train.losses(model, batch, cfg), baselines.first_step_losses(model, batch, cfg)
+    assert rival.keys() == ours.keys()
+    sll = baselines.first_step_loss(log_probs, batch.ratings[:8], 2.0)
+    assert torch.allclose(rival["sll"], sll, atol=1e-6) and not torch.allclose(rival["sll"], ours["sll"])
+    for name in ours.keys() - {"sll", "total"}:
+        assert torch.allclose(rival[name], ours[name]), name
+    assert torch.allclose(rival["total"], ours["total"] + cfg.alpha * (rival["sll"] - ours["sll"]), atol=1e-5)
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_both_orders_losses_average_sft_and_sll_over_the_displayed_orders(step, switches):
+    """Against the pure losses of each order; all other parts are those of train.losses."""
+    model, batch, both = step
+    cfg = demo_config(gamma=5.0, sigma=2.0, **switches)
+    ours, rival = train.losses(model, batch, cfg), baselines.both_orders_losses(model, batch, cfg)
+    order, ratings = batch.order[:8], batch.ratings[:8]
+    sft = [alro.sft_loss(log_probs, order) for log_probs in both]
+    sll = [alro.soft_lambda_loss(log_probs.softmax(-1), ratings, alro.gold_rank(ratings), 5.0, 2.0)
+           for log_probs in both]
+    assert rival.keys() == ours.keys()
+    assert torch.allclose(rival["sft"], sum(sft) / 2, atol=1e-5) and not torch.allclose(rival["sft"], ours["sft"])
+    assert torch.allclose(rival["sll"], sum(sll) / 2, atol=1e-5)
+    for name in ours.keys() - {"sft", "sll", "total"}:
+        assert torch.allclose(rival[name], ours[name]), name
+    change = rival["sft"] - ours["sft"] + cfg.alpha * (rival["sll"] - ours["sll"])
+    assert torch.allclose(rival["total"], ours["total"] + change, atol=1e-5)
+
+
+@pytest.mark.parametrize("losses", [baselines.first_step_losses, baselines.both_orders_losses])
+def test_a_rivals_loss_changes_the_gradient(step, losses):
+    model, batch, _ = step
+
+    def gradient(losses):
+        model.zero_grad()
+        losses(model, batch, demo_config())["total"].mean().backward()
+        return torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    assert not torch.allclose(gradient(train.losses), gradient(losses), atol=1e-6)
+
+
+def test_a_rivals_loss_is_passed_to_train_and_named_in_its_config(small_world, tmp_path):
+    """And such a run is gone on with under the same losses alone."""
+    run = tmp_path / "run"
+    train.train(*demo_run(run, steps=2), losses=baselines.first_step_losses)
+    assert read_run_config(str(run))["losses"] == "first_step_losses" and log_of(run)[0]["sll"] > 0
+    with refused("first_step_losses"):
+        train.main(["--resume", str(run)])
+    resumed = train.RunConfig(resume=str(run))
+    with refused("other data or another configuration"):
+        train.train(data.DataConfig(), demo_config(steps=2), resumed)
+    train.train(data.DataConfig(), demo_config(steps=2), resumed, losses=baselines.first_step_losses)
+
+
+# ---- As a user runs it ----------------------------------------------------------------------------------------------
+
+def test_command_line_ranks_with_a_run_and_writes_its_table(tmp_path, small_world, few_draws, capsys):
     run = str(tmp_path / "run")
-    train.main(["--steps", "2", "--out", run, "--valid_limit", "5", "--test_limit", "0"])
+    train.main(["--steps", "2", "--out", run, "--valid_limit", "5", "--test_at_end", "False"])
     result = baselines.main([run, "--limit", "6", "--orders", "2", "--embedding", "False",
                              "--out", str(tmp_path / "out")])
     rows = result["methods"]
     assert list(rows) == ["chance", "untrained", run, *(f"{run}, {way}" for way in (
         "first step", "3 orders", "5 orders", "point-wise", "pair-wise")), "item mean", "oracle"]
     assert [rows[name]["llm_calls_per_list"] for name in rows] == [0, 1, 1, 1, 3, 5, 6, 30, 0, 0]
-    assert rows[f"{run}, point-wise"]["kendall_tau"]["mean"] == rows[f"{run}, pair-wise"]["kendall_tau"]["mean"] == 1
+    assert rows[f"{run}, point-wise"]["agreement"]["mean"] == rows[f"{run}, pair-wise"]["agreement"]["mean"] == 1
     assert (tmp_path / "out" / "eval-test.json").exists() and result["data_sha256"] in capsys.readouterr().out
 
 
-def test_runs_on_other_data_are_refused(tmp_path, monkeypatch):
-    whole = data.synthetic
-    monkeypatch.setattr(data, "synthetic", lambda cfg: whole(cfg, n_users=60))
+def test_runs_on_other_data_are_refused(tmp_path, small_world):
     for name, seed in ("a", "0"), ("b", "1"):
-        train.main(["--steps", "1", "--out", str(tmp_path / name), "--valid_limit", "5", "--test_limit", "0",
+        train.main(["--steps", "1", "--out", str(tmp_path / name), "--valid_limit", "5", "--test_at_end", "False",
                     "--data_seed", seed])
-    with pytest.raises(alro.AlroError, match="other data"):
+    with refused("other data"):
         baselines.main([str(tmp_path / "a"), str(tmp_path / "b")])
-    with pytest.raises(alro.AlroError, match="no data flags"):
+    with refused("no data flags"):
         baselines.main([str(tmp_path / "a"), "--list_size", "5"])

@@ -31,7 +31,7 @@ TOKENIZER = word_tokenizer(RATINGS)
 
 
 def encoder(history_targets: bool = False) -> data.Encoder:
-    return data.Encoder(TOKENIZER, RATINGS.titles, RATINGS.noun, RATINGS.scale, 5, 500, history_targets)
+    return data.Encoder(TOKENIZER, RATINGS.prompt_words(), 5, 500, history_targets)
 
 
 def uneven_lists() -> list[data.RankingList]:

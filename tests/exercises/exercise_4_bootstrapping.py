@@ -11,7 +11,7 @@ A ranker is what evaluate.py calls so: a function (lists, slots) -> (N, m) long,
 candidates, list n displayed in order slots[n] (slot -> item).
 
 Check: pytest tests/exercises --exercise 4
-Then try it: evaluate.score_method(bootstrapped(evaluate.model_ranker(model, encoder), 5), lists, orders=3), beside the
+Then try it: evaluate.score_method(bootstrapped(evaluate.ModelRanker(model, encoder), 5), lists, orders=3), beside the
 plain ranker: NDCG, flips, and ms_per_list. How large must R be to flip as rarely as a model trained with PSL does?
 """
 import torch

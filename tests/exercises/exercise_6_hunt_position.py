@@ -5,7 +5,7 @@ than with ours. Everyone is pleased, until the table comes: the trained model ra
 
 Again, write a property that any right batching has and that takes the function as its argument; do not compare with
 data.Encoder.batch. Ask what the *loss* gets to see, not what the fields say of themselves: SFT, SLL and PSL read
-the model's output at `positions`, and look up the items of `order` there; the first m `targets` are read by nobody.
+the model's output for answer k at place `prompt_tokens - 1 + k`, and look up the items of `order` there.
 
 Models on strings serve well as a probe: `Puppet` below says at every place whatever you like. Two questions for it:
     A puppet that always says the token which stands *next* in the row. What must alro.sft_loss be?
@@ -24,7 +24,7 @@ class Puppet(torch.nn.Module):
     """A model that gives token say(input_ids)[b, t] a logit of 50 at place t of row b, and every other token 0.
 
     Args: say: function (B, T) long -> (B, T) long; words: size of the vocabulary.
-    Use: alro.item_log_probs(Puppet(...), batch) -> (B, m, m).
+    Use: alro.item_log_probs(alro.target_logits(Puppet(...), batch)[0], batch) -> (B, m, m).
     """
 
     def __init__(self, say, words: int):
@@ -45,7 +45,7 @@ class Puppet(torch.nn.Module):
 def check_batching(make_batch, encoder, lists, slots, orders) -> None:
     """Raise AssertionError if the model's output is read at wrong places; return None otherwise.
 
-    Args: make_batch(encoder, lists, slots, orders) -> alro.Batch, as `Encoder.batch(lists, slots, orders)`;
+    Args: make_batch(encoder, lists, slots, orders) -> alro.Batch, as `Encoder.batch(lists, slots, orders)[0]`;
         the rest is what to call it with: B lists of different lengths, their displayed and their gold orders (B, m).
         len(encoder.tokenizer) is the size of the vocabulary.
     """

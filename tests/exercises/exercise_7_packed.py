@@ -14,25 +14,27 @@ a speed-up is a claim about numbers that stay the same, and is then measured; wh
 model (what comes later is not seen) and not in a bidirectional one.
 
 Check: pytest tests/exercises --exercise 7        Time it: python tests/exercises/time_packed.py --mine
-Then try it: call your function instead of `target_logits` in train.py's `losses`: the log should show the same losses.
+Then try it: call your function instead of `target_logits` in train.py's `both_displayed_orders`: the log should show
+the same losses.
 """
 import torch
 
 from alro import Batch
 
 
-def packed_target_logits(model, batch: Batch) -> torch.Tensor:
+def packed_target_logits(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """The same as `alro.target_logits(model, batch)`, with the model reading B rows and not 2 B.
 
     Args:
         model: a causal language model of transformers which takes `position_ids` and a boolean 4D `attention_mask`
             (B, 1, T', T'), True where row's token q may look at token k. Llama does.
         batch: 2 B rows: B lists in one displayed order, then the same lists, in the same order, in another
-            (train.py's TrainingSteps.batch makes such). Row r ends at `positions[r, 0] + m`, pads follow.
-    Returns: (2 B, K, V) float32: next-token logits at batch.positions, in the batch's own order of rows.
+            (train.py's TrainingSteps.batch makes such). Row r has `prompt_tokens[r] + m` tokens, pads follow.
+    Returns: (2 B, m, V) and (2 B, H, V) float32: next-token logits of the answer and of the history's ratings, in the
+        batch's own order of rows. As there, a token is predicted one place before it stands.
 
     Hints: what two rows share is what their token ids say, up to the first difference: no need to look at the text.
     Work out for each packed place which row, and which place of that row, it comes from: tokens, position ids and mask
-    follow. At the end move `positions` of the second B rows to where they went; those in the shared part stay.
+    follow. At the end move the places to read in the second B rows to where they went; those in the shared part stay.
     """
     raise NotImplementedError

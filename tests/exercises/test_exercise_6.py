@@ -6,31 +6,29 @@ from suspects.batching import make_batch as suspect
 
 
 def right(encoder, lists, slots, orders):
-    return encoder.batch(lists, slots, orders)
+    return encoder.batch(lists, slots, orders)[0]
 
 
 def right_with_more_padding(encoder, lists, slots, orders):
-    batch = encoder.batch(lists, slots, orders)
+    batch = right(encoder, lists, slots, orders)
     return batch._replace(input_ids=torch.nn.functional.pad(batch.input_ids, (0, 9)))
 
 
 def too_early(encoder, lists, slots, orders):
     batch = right(encoder, lists, slots, orders)
-    return batch._replace(positions=batch.positions - 1)
+    return batch._replace(prompt_tokens=batch.prompt_tokens - 1)
 
 
 def too_late_and_consistent(encoder, lists, slots, orders):
-    """`targets` agree with the wrong positions, so a property of these two alone sees nothing."""
+    """`order` moves along with the place that is read, so that all places but the last agree."""
     batch = right_with_more_padding(encoder, lists, slots, orders)
-    positions = batch.positions + 1
-    return batch._replace(positions=positions, targets=batch.input_ids.gather(1, positions + 1))
+    return batch._replace(prompt_tokens=batch.prompt_tokens + 1, order=batch.order.roll(-1, dims=-1))
 
 
 def counted_from_the_end(encoder, lists, slots, orders):
     """Right for the longest row of the batch, and for it alone."""
     batch = right(encoder, lists, slots, orders)
-    m, length = encoder.list_size, batch.input_ids.shape[1]
-    return batch._replace(positions=torch.arange(length - m - 1, length - 1).expand(len(lists), m))
+    return batch._replace(prompt_tokens=torch.full((len(lists),), batch.input_ids.shape[1] - encoder.list_size))
 
 
 CASE = [encoder(), uneven_lists(), displays("hunt", uneven_lists()), gold(uneven_lists())]

@@ -12,7 +12,12 @@ def two_orders(history_targets: bool = False, first="one", second="two") -> alro
     lists = uneven_lists()
     order = gold(lists)
     return encoder(history_targets).batch(lists + lists, displays(first, lists) + displays(second, lists),
-                                          torch.cat([order, order]))
+                                          torch.cat([order, order]))[0]
+
+
+def answers(logits, model, batch) -> torch.Tensor:
+    """(2 B, m, V) of a function like alro.target_logits."""
+    return logits(model, batch)[0]
 
 
 def llama(**more):
@@ -31,17 +36,21 @@ def llama(**more):
 def test_the_same_logits_and_log_probs_as_two_rows(work, more, history_targets):
     model, batch = llama(**more).eval(), two_orders(history_targets)
     packed, apart = work.packed_target_logits(model, batch), alro.target_logits(model, batch)
-    assert packed.shape == apart.shape and packed.dtype == torch.float32
-    real = (batch.targets != -100).unsqueeze(-1)  # what stands at a position that is padding does not matter
-    assert torch.allclose(packed * real, apart * real, atol=1e-5)
-    assert torch.allclose(alro.by_item(packed, batch), alro.item_log_probs(model, batch), atol=1e-5)
+    for ours, theirs in zip(packed, apart):
+        assert ours.shape == theirs.shape and ours.dtype == torch.float32
+    assert torch.allclose(packed[0], apart[0], atol=1e-5)
+    real = (batch.rated != -100).unsqueeze(-1)  # what is read at a place that is padding does not matter
+    assert torch.allclose(packed[1] * real, apart[1] * real, atol=1e-5)
+    assert torch.allclose(alro.item_log_probs(packed[0], batch), alro.item_log_probs(apart[0], batch), atol=1e-5)
 
 
 def test_the_same_gradients(work):
     model, batch, found = llama(), two_orders(True), []
     for logits in (alro.target_logits, work.packed_target_logits):
-        y = alro.by_item(logits(model, batch), batch).log_softmax(-1).chunk(2)
-        alro.permutation_loss(*y, through_target=True).sum().backward()
+        answer_logits, history_logits = logits(model, batch)
+        y = alro.item_log_probs(answer_logits, batch).log_softmax(-1).chunk(2)
+        alro.permutation_loss(*y, through_target=True).sum().backward(retain_graph=True)
+        alro.history_loss(history_logits, batch.rated).sum().backward()
         found.append([p.grad.clone() for p in model.parameters()])
         model.zero_grad()
     for apart, packed in zip(*found):
@@ -52,7 +61,8 @@ def test_one_display_shown_twice_and_pads_that_agree(work):
     """Equal rows share everything, the answer included, and so do their pads, which are nothing to share."""
     model, batch = llama().eval(), two_orders(first="one", second="one")
     batch = batch._replace(input_ids=torch.nn.functional.pad(batch.input_ids, (0, 40)))
-    assert torch.allclose(work.packed_target_logits(model, batch), alro.target_logits(model, batch), atol=1e-5)
+    packed, apart = answers(work.packed_target_logits, model, batch), answers(alro.target_logits, model, batch)
+    assert torch.allclose(packed, apart, atol=1e-5)
 
 
 def test_the_shared_part_is_read_once(work):
@@ -67,5 +77,5 @@ def test_the_shared_part_is_read_once(work):
 def test_parts_do_not_see_each_other(work):
     """Another second row must leave the first one's outputs as they were."""
     model, batch, other = llama().eval(), two_orders(second="two"), two_orders(second="three")
-    one, two = (work.packed_target_logits(model, rows).chunk(2) for rows in (batch, other))
+    one, two = (answers(work.packed_target_logits, model, rows).chunk(2) for rows in (batch, other))
     assert torch.allclose(one[0], two[0], atol=1e-5) and not torch.allclose(one[1], two[1], atol=1e-2)

@@ -24,7 +24,8 @@ def step_times(ways, model, batch, steps: int) -> list[float]:
     for _ in range(steps + 1):
         for logits, taken in zip(ways, times):
             start = time.perf_counter()
-            first, second = alro.by_item(logits(model, batch), batch).chunk(2)  # (B, m, m) each
+            answer_logits, _ = logits(model, batch)  # (2 B, m, V)
+            first, second = alro.item_log_probs(answer_logits, batch).chunk(2)  # (B, m, m) each
             loss = alro.sft_loss(first, batch.order[:len(first)]) + alro.permutation_loss(
                 first.log_softmax(-1), second.log_softmax(-1), through_target=True)
             loss.mean().backward()
@@ -44,10 +45,10 @@ def setting(m: int, history: int, words: int, lists: int, shape: dict | None):
     model = tiny_model(len(tokenizer)) if shape is None else transformers.LlamaForCausalLM(transformers.LlamaConfig(
         vocab_size=len(tokenizer), num_attention_heads=4, num_key_value_heads=4, bos_token_id=None, eos_token_id=None,
         **shape))
-    encoder = data.Encoder(tokenizer, ratings.titles, ratings.noun, ratings.scale, m, 10 ** 6)
+    encoder = data.Encoder(tokenizer, ratings.prompt_words(), m, 10 ** 6)
     order = gold(chosen)
-    batch = encoder.batch(chosen + chosen, displays("one", chosen) + displays("two", chosen),
-                          torch.cat([order, order]))
+    batch, _ = encoder.batch(chosen + chosen, displays("one", chosen) + displays("two", chosen),
+                             torch.cat([order, order]))
     return model, batch
 
 
@@ -64,7 +65,7 @@ def main() -> None:
         model, batch = setting(*sizes)
         read = []  # (rows, tokens) of each forward pass
         hook = model.model.layers[0].register_forward_hook(lambda _, seen, __, read=read: read.append(seen[0].shape))
-        one, both = (logits(model, batch) for logits in (alro.target_logits, packed))
+        one, both = (logits(model, batch)[0] for logits in (alro.target_logits, packed))
         assert torch.allclose(one, both, atol=1e-4), "not the same numbers: no time is worth that"
         hook.remove()
         before, after = 2 * read[0][1], read[1][1]

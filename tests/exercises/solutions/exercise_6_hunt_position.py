@@ -12,7 +12,7 @@ class Puppet(torch.nn.Module):
     """A model that gives token say(input_ids)[b, t] a logit of 50 at place t of row b, and every other token 0.
 
     Args: say: function (B, T) long -> (B, T) long; words: size of the vocabulary.
-    Use: alro.item_log_probs(Puppet(...), batch) -> (B, m, m).
+    Use: alro.item_log_probs(alro.target_logits(Puppet(...), batch)[0], batch) -> (B, m, m).
     """
 
     def __init__(self, say, words: int):
@@ -34,7 +34,8 @@ def check_batching(make_batch, encoder, lists, slots, orders) -> None:
     batch, words = make_batch(encoder, lists, slots, orders), len(encoder.tokenizer)
 
     def loss(say):  # (B,)
-        return alro.sft_loss(alro.item_log_probs(Puppet(say, words), batch), batch.order)
+        answer_logits, _ = alro.target_logits(Puppet(say, words), batch)
+        return alro.sft_loss(alro.item_log_probs(answer_logits, batch), batch.order)
 
     # Who knows the next token at every place makes no mistake, in any row, whatever its padding.
     assert (loss(lambda ids: ids.roll(-1, dims=1)) < 1e-3).all()

@@ -4,12 +4,13 @@ import torch
 from alro import Batch
 
 
-def packed_target_logits(model, batch: Batch) -> torch.Tensor:
+def packed_target_logits(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     # B lists; T tokens in a row of the batch, T' in a packed row. Not for models with a sliding window: the mask given
     # here replaces the model's own. Not through a LoRA wrapper: unwrap it first, as alro.target_logits does.
     lists, m = len(batch.input_ids) // 2, batch.slots.shape[-1]
     one, two = batch.input_ids[:lists], batch.input_ids[lists:]  # (B, T) each
-    end_one, end_two = (batch.positions[:, :1] + 1 + m).split(lists)  # (B, 1) tokens of a row, its pads not counted
+    answer_at = batch.prompt_tokens.unsqueeze(-1)  # (2 B, 1) where the answer begins
+    end_one, end_two = (answer_at + m).split(lists)  # (B, 1) tokens of a row, its pads not counted
     # Tokens before the first difference. cumprod is 1 until then and 0 ever after. Pads could agree as well: cut there.
     shared = (one == two).long().cumprod(-1).sum(-1, keepdim=True)  # (B, 1)
     shared = shared.minimum(end_one).minimum(end_two)
@@ -31,9 +32,11 @@ def packed_target_logits(model, batch: Batch) -> torch.Tensor:
     hidden = model.base_model(input_ids=tokens, attention_mask=mask.unsqueeze(1), position_ids=place,
                               use_cache=False).last_hidden_state  # (B, T', d)
 
-    # From here as in alro.target_logits, with row 2's positions moved along, unless they lie in the shared part.
-    at_one, at_two = batch.positions.split(lists)  # (B, K) each
+    # From here as in alro.target_logits, with row 2's places moved along, unless they lie in the shared part.
+    k = torch.arange(m, device=one.device)  # (m,)
+    at_one, at_two = (torch.cat([answer_at + k, batch.rated_at], dim=-1) - 1).split(lists)  # (B, m + H) each
     at_two = torch.where(at_two < shared, at_two, at_two + shift)
-    at = torch.cat([at_one, at_two], dim=1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, 2 K, d)
-    logits = model.get_output_embeddings()(hidden.gather(1, at)).float()  # (B, 2 K, V)
-    return torch.cat(logits.chunk(2, dim=1))  # (2 B, K, V)
+    at = torch.cat([at_one, at_two], dim=1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, 2 (m + H), d)
+    logits = model.get_output_embeddings()(hidden.gather(1, at)).float()  # (B, 2 (m + H), V)
+    logits = torch.cat(logits.chunk(2, dim=1))  # (2 B, m + H, V)
+    return logits[:, :m], logits[:, m:]

@@ -1,5 +1,4 @@
 """Hours in small: 2,000 steps of the demo with validations and checkpoints hold on to nothing. pytest -m slow."""
-import json
 import multiprocessing
 import os
 import statistics
@@ -10,6 +9,7 @@ import pytest
 
 import data
 import train
+from runs import read_log
 
 PAGE = os.sysconf("SC_PAGE_SIZE") / 2 ** 20  # MiB
 
@@ -42,10 +42,9 @@ def test_soak_two_thousand_steps_hold_on_to_nothing(tmp_path):
         files.append(open_files("self"))
         theirs.append(sum(open_files(child.pid) for child in multiprocessing.active_children()))
 
-    cfg = train.TrainConfig(out=str(tmp_path / "run"), steps=2000, valid_every=50, valid_limit=20, test_limit=0)
-    train.train(data.DataConfig(), cfg, on_step=look)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert sum("valid_ndcg" in row for row in rows) == 40 and len(files) == 2000
+    cfg = train.TrainConfig(steps=2000, valid_every=50, valid_limit=20, test_at_end=False)
+    train.train(data.DataConfig(), cfg, train.RunConfig(out=str(tmp_path / "run")), on_step=look)
+    assert sum("valid_ndcg" in row for row in read_log(tmp_path / "run")) == 40 and len(files) == 2000
     for what, seen in ("training", memory), ("loader", workers):
         second, last = statistics.median(seen[500:1000]), statistics.median(seen[1500:])
         print(f"{what}: {second:.1f} MiB in the second quarter, {last:.1f} in the last, at most {max(seen):.1f}")

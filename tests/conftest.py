@@ -1,0 +1,86 @@
+"""Fixtures that several files share, and the order of the tests: first what a reader should see red first.
+
+What is imported by name lies in oracles.py (the equations), worlds.py (datasets and tokenizers) and
+helpers.py (small runs, and what they leave behind).
+"""
+import functools
+
+import hypothesis
+import pytest
+import torch
+from helpers import csv_run, demo_run
+from worlds import many, write
+
+import data
+import evaluate
+import train
+
+# As train.py does for a tiny model: two threads mostly wait for one another, on a busy machine for long.
+torch.set_num_threads(1)
+hypothesis.settings.register_profile("alro", deadline=None, max_examples=60)
+hypothesis.settings.load_profile("alro")
+
+READ_FIRST = ["test_losses.py", "test_model.py", "test_data.py", "test_train.py", "test_evaluate.py"]
+
+
+def pytest_collection_modifyitems(items):
+    """A broken loss turns hundreds of tests red: test_losses.py names it, so it comes first, the trust shelf last."""
+    def place(item):
+        if item.path.name in READ_FIRST:
+            return READ_FIRST.index(item.path.name)
+        return len(READ_FIRST) + (item.path.parent.name == "trust")
+    items.sort(key=place)
+
+
+def demo_world(cfg, n_users=60):
+    """The synthetic world with 60 users in place of 2,000: the same code, seconds saved."""
+    return WHOLE_WORLD(cfg, n_users=n_users)
+
+
+WHOLE_WORLD = data.synthetic
+
+
+@pytest.fixture
+def small_world(monkeypatch):
+    monkeypatch.setattr(data, "synthetic", demo_world)
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    """Intervals from 20 draws in place of 1,000: the same code, seconds saved, where no test looks at their width."""
+    monkeypatch.setattr(evaluate, "bootstrap", functools.partial(evaluate.bootstrap, draws=20))
+
+
+@pytest.fixture(scope="session")
+def demo_straight(tmp_path_factory):
+    """An uninterrupted run in the small synthetic world (helpers.demo_run), made once. Copy it, do not change it."""
+    out = tmp_path_factory.mktemp("demo") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "synthetic", demo_world)
+        train.train(*demo_run(out))
+    return out
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A folder in the csv layout: 30 users with 16 to 22 ratings each of 40 films."""
+    folder = tmp_path_factory.mktemp("world")
+    return write(folder, "csv", many(users=30, least=16, most=22),
+                 {str(i): f"Film {i}" for i in range(40)})
+
+
+@pytest.fixture(scope="session")
+def straight(world, tmp_path_factory):
+    """An uninterrupted run of the csv world (helpers.csv_run), made once. Copy it, do not change it."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    train.train(*csv_run(world, out))
+    return out
+
+
+@pytest.fixture
+def two_threads():
+    """Two threads at the start; train.py goes down to one for a tiny model."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

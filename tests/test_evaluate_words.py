@@ -1,0 +1,214 @@
+"""What is said of a table: in words that the numbers choose, by groups of lists, and in pictures of y."""
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import alro
+import baselines
+import data
+import evaluate
+
+
+# ---- In plain words ---------------------------------------------------------------------------------------------------
+
+def table(trained, shown, agreement, item_mean=0.85, chance=0.80, oracle=0.98, half=0.01):
+    """A result of lists of 6 with these scores; half: half of a 95 % interval."""
+    def row(score, **more):
+        interval = {"mean": score, "ci95": [score - half, score + half]}
+        return {"ndcg@6": interval, **{name: {"mean": value} for name, value in more.items()}}
+    methods = {"chance": row(chance), "item mean": row(item_mean),
+               "trained": row(trained, **{"ndcg@6_shown": shown, "agreement": agreement})}
+    if oracle is not None:
+        methods["oracle"] = row(oracle)
+    return {"list_size": 6, "methods": methods}
+
+
+def test_a_table_at_chance_reads_otherwise_than_a_good_one():
+    good = evaluate.in_plain_words(table(trained=0.971, shown=0.975, agreement=0.83))
+    assert "better than chance (NDCG@6 0.971, chance 0.800)" in good and "closes 95% of the gap" in good
+    assert "ranked much the same (agreement 0.83)" in good and "better than the item mean (0.850)" in good
+    chance = evaluate.in_plain_words(table(trained=0.803, shown=0.795, agreement=0.02))
+    assert "no better than chance" in chance and "gap" not in chance and "much the same" not in chance
+    assert "worse than the item mean" in chance and "goes by the order" in chance
+
+
+def test_a_model_that_copies_what_it_is_shown_is_said_to():
+    copying = evaluate.in_plain_words(table(trained=0.803, shown=0.950, agreement=0.004))
+    assert "no better than chance" in copying and "goes by the order in which" in copying
+    assert "in the order that a retriever shows this earns 0.950" in copying
+
+
+def test_a_model_that_ranks_upside_down_is_said_to():
+    """A sign that is wrong somewhere: not "no better than chance"."""
+    assert "worse than chance" in evaluate.in_plain_words(table(trained=0.70, shown=0.70, agreement=0.9))
+
+
+@pytest.mark.parametrize("agreement, words", [(0.75, "much the same"), (0.74, "in part"), (0.3, "in part"),
+                                              (0.29, "goes by the order"), (-0.5, "goes by the order")])
+def test_agreement_chooses_the_words(agreement, words):
+    assert words in evaluate.in_plain_words(table(trained=0.9, shown=0.9, agreement=agreement))
+
+
+@pytest.mark.parametrize("item_mean, words", [(0.85, "better than"), (0.905, "about as good as"),
+                                              (0.895, "about as good as"), (0.95, "worse than")])
+def test_the_item_mean_is_only_beaten_outside_the_interval(item_mean, words):
+    assert f"It is {words} the item mean" in evaluate.in_plain_words(
+        table(trained=0.9, shown=0.9, agreement=0.9, item_mean=item_mean))
+
+
+def test_without_an_oracle_or_a_second_order_there_are_fewer_words():
+    """Real ratings have no oracle; one order has no agreement. And any row can be spoken of."""
+    result = table(trained=0.9, shown=0.9, agreement=0.9, oracle=None)
+    del result["methods"]["trained"]["agreement"]
+    result["methods"]["runs/a"] = result["methods"].pop("trained")
+    words = evaluate.in_plain_words(result, "runs/a")
+    assert "gap" not in words and "agreement" not in words and words.count(". ") == 1
+
+
+# ---- Groups of lists, and the rival that is told the genre ------------------------------------------------------------
+
+COLUMNS = ([0, 0, 0, 1, 1, 1, 2, 2], [0, 1, 2, 0, 1, 3, 0, 2], [5, 5, 1, 1, 2, 4, 4, 2], list(range(8)))
+
+
+def small_data(expected=None, categories=None):
+    """Items 0, 1, 2, 3 with 3, 2, 2 and 1 ratings, 4 and 5 with none; two lists, the second with item 4."""
+    names = [str(i) for i in range(6)]
+    titles = ["Sea Love", "Sky Love", "Sea War", "Sky War", "New War", "New Love"]
+    user, item, rating, time = map(np.array, COLUMNS)
+    ratings = data.Ratings(user, item, rating.astype(float), time.astype(float), ["a", "b", "c"], names,
+                           titles, "movie", {}, expected, categories)
+    lists = [data.RankingList("a/test", 0, [(0, 5.0)], [0, 1], [4.0, 2.0], [0, 1]),
+             data.RankingList("b/test", 1, [(0, 1.0), (1, 2.0)], [4, 1], [5.0, 1.0], [1, 0])]
+    splits = data.Splits([], [], lists, {"test": np.arange(8)})
+    return evaluate.EvaluationData(ratings, splits, "test", 2, lists)
+
+
+def groups_of(evaluation_data):
+    methods = {"item mean": evaluate.score_method(
+        evaluate.reference_rankers(evaluation_data)["item mean"], evaluation_data.lists, 2)}
+    return evaluate.by_group(methods, evaluation_data), methods["item mean"]["values"]["ndcg@2"]
+
+
+def test_lists_with_and_without_new_items_are_groups_of_their_own(monkeypatch):
+    """Made-up worlds: new is what nobody has rated; real ones: what few have, and the table says how few."""
+    groups, values = groups_of(small_data(expected=np.zeros((3, 6))))
+    assert groups["new items"] == {"lists": 1, "item mean": values[1]}
+    assert groups["no new items"] == {"lists": 1, "item mean": values[0]}
+    monkeypatch.setattr(evaluate, "NEW_ITEM_RATINGS", 1)
+    groups, values = groups_of(small_data())
+    assert groups["new items (<= 1 ratings)"] == {"lists": 1, "item mean": values[1]}
+    assert groups["no new items"]["lists"] == 1
+    monkeypatch.setattr(evaluate, "NEW_ITEM_RATINGS", -1)
+    assert not [name for name in groups_of(small_data())[0] if "new" in name]  # nothing to set apart
+
+
+def test_told_the_category_is_a_users_mean_in_it_beside_the_item_mean():
+    """By hand, item by item; an item of two categories gets half of each; a new one its category alone."""
+    evaluation_data = small_data(categories=["love", "love", "war", "war love", "", "war"])
+    mean = data.item_mean(evaluation_data.ratings, np.arange(8))
+    shares = [{"love": 1}, {"love": 1}, {"war": 1}, {"war": 0.5, "love": 0.5}, {}, {"war": 1}]
+    taste = {}
+    for user in range(3):
+        for name in ("love", "war"):
+            rows = [(i, r) for u, i, r, _ in zip(*COLUMNS) if u == user]
+            total = sum(shares[i].get(name, 0) * (r - mean[i]) for i, r in rows)
+            taste[user, name] = total / (sum(shares[i].get(name, 0) for i, _ in rows) + 5)
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "score_ranker", lambda score: asked.append(score) or score)
+        assert list(baselines.told_the_category(evaluation_data)) == ["told the category"]
+    for user in range(3):
+        ranking_list = data.RankingList("x", user, [], list(range(6)), [0.0] * 6, list(range(6)))
+        by_hand = [mean[i] + sum(share * taste[user, name] for name, share in shares[i].items()) for i in range(6)]
+        assert np.allclose(asked[0](ranking_list), by_hand)
+
+
+def test_in_the_made_up_world_the_titles_last_word_is_the_genre():
+    """User a loves love and user b war: of two films that nobody has rated theirs comes first."""
+    evaluation_data = small_data(expected=np.zeros((3, 6)))
+    ranker, = baselines.told_the_category(evaluation_data).values()
+    candidates = [4, 5]  # New War, New Love
+    lists = [data.RankingList(str(user), user, [], candidates, [0.0, 0.0], [0, 1]) for user in (0, 1)]
+    assert [candidates[order[0]] for order in ranker(lists, None).tolist()] == [5, 4]
+
+
+def test_without_categories_there_is_no_such_rival():
+    assert baselines.told_the_category(small_data()) == {}
+    assert baselines.told_the_category(small_data(categories=[""] * 6)) == {}
+
+
+# ---- Pictures ---------------------------------------------------------------------------------------------------------
+
+def test_y_by_slot_says_where_the_model_looks_and_where_it_should(small_world, demo_straight):
+    """Each output position's probabilities add to 1; by slot they are those by item; gold is the best-rated's slot."""
+    evaluation_data = evaluate.load_evaluation(data.DataConfig(), "test", 0)
+    ranker = evaluate.ranker_of_run(str(demo_straight), evaluation_data.ratings.prompt_words(), 6)
+    ranking_list = evaluate.most_levels(evaluation_data.lists)
+    assert len(set(ranking_list.ratings)) == max(len(set(one.ratings)) for one in evaluation_data.lists)
+    y, gold_slots = evaluate.output_by_slot(ranker, ranking_list)
+    assert y.shape == (2, 6, 6) and np.allclose(y.sum(-1), 1, atol=1e-5)
+    for order, slots in enumerate((ranking_list.shown, data.random_slots(6, "eval", ranking_list.list_id, 0))):
+        rated = [ranking_list.ratings[slots[slot]] for slot in gold_slots[order]]
+        assert rated == sorted(ranking_list.ratings, reverse=True)
+        gold = torch.tensor([[slots[slot] for slot in gold_slots[order]]])
+        batch, _ = ranker.encoder.batch([ranking_list], [slots], gold)
+        with torch.no_grad():
+            by_item = alro.item_log_probs(alro.target_logits(ranker.model, batch)[0], batch)[0]
+        by_item = by_item.log_softmax(-1).exp().numpy()
+        assert np.allclose(y[order], by_item[:, slots], atol=1e-5)
+
+
+def test_figures_hold_a_line_for_each_seed_and_two_maps_for_each_row(
+        small_world, demo_straight, tmp_path, monkeypatch, capsys):
+    """Two seeds in one row: the printed curve is their mean; the maps are those of the row's first run."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    for seed in (0, 1):
+        folder = tmp_path / f"seed{seed}"
+        shutil.copytree(demo_straight, folder, ignore=shutil.ignore_patterns("eval-*"))
+        config = json.loads((folder / "config.json").read_text())
+        config["train"]["seed"] = seed
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "log.jsonl").write_text("".join(
+            json.dumps({"step": step, "valid_ndcg": value + 0.2 * seed}) + "\n" for step, value in ((4, 0.5), (8, 0.7))))
+    drawn = []
+    monkeypatch.setattr(pyplot, "close", lambda figure: drawn.append(figure))
+    evaluate.main([str(tmp_path / "seed0"), str(tmp_path / "seed1"), "--pool", "True", "--limit", "3", "--orders", "1",
+                   "--figures", str(tmp_path / "figures")])
+    printed = capsys.readouterr().out
+    assert "4:0.600 8:0.800" in printed and "seed0 +1 seeds, shown order: y by slot" in printed
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
+        "learning_curves.png", "output_by_slot.png", "slot_curve.png", "soft_rank.png"]
+    maps, _, learning, _ = drawn
+    assert len([axes for axes in maps.axes if axes.images]) == 2
+    lines = sorted(tuple(line.get_ydata()) for line in learning.axes[0].lines)
+    assert np.allclose(lines, [(0.5, 0.7), (0.6, 0.8), (0.7, 0.9)])
+
+
+def test_seeds_that_stopped_early_are_drawn_as_far_as_all_went(tmp_path):
+    for name, steps in (("a", (4, 8, 12)), ("b", (4, 8))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.jsonl").write_text("".join(
+            json.dumps({"step": step, "valid_ndcg": 0.5}) + "\n" for step in steps))
+    folders = [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert evaluate.learning_curves(folders) == ([4, 8], [[0.5, 0.5], [0.5, 0.5]])
+
+
+def test_lists_that_lost_history_are_reported(small_world, demo_straight, capsys):
+    """In evaluation, too: a ranker remembers them over all its calls."""
+    evaluation_data = evaluate.load_evaluation(data.DataConfig(), "test", 5)
+    ranker = evaluate.ranker_of_run(str(demo_straight), evaluation_data.ratings.prompt_words(), 6)
+    lists = evaluation_data.lists
+    slots = [one.shown for one in lists]
+    ranker(lists, slots)
+    assert ranker.shortened == set()
+    shortest = min(len(prompt.tokens) for prompt in ranker.encoder.tokenise(lists, slots))
+    ranker.encoder = dataclasses.replace(ranker.encoder, max_length=shortest + 6 - 1)
+    ranker(lists[:3], slots[:3])
+    ranker(lists[3:], slots[3:])
+    assert ranker.shortened == {one.list_id for one in lists}
+    evaluate.report_shortened(ranker.shortened)
+    assert "lost their oldest history" in capsys.readouterr().err

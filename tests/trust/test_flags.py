@@ -1,0 +1,85 @@
+"""Flags and configurations: what is unknown, ill-typed or out of range is refused by name."""
+import dataclasses
+import re
+
+import pytest
+from helpers import one_line, refused, said
+
+import data
+import evaluate
+import runs
+import train
+from data import DataConfig
+
+
+def test_from_dict():
+    """What is unknown or of another type is named; whole numbers will do for fractions, truth values for neither."""
+    types = [("rate", float, 0.5), ("steps", int, 3), ("fast", bool, False), ("name", str | None, None)]
+    config = dataclasses.make_dataclass("Config", types)
+    good = {"rate": 1, "steps": 2, "fast": True, "name": "x"}
+    assert runs.config_from_dict(config, good, "x.json") == config(1, 2, True, "x")
+    assert runs.config_from_dict(config, {"name": None}, "x.json") == config()
+    for field, value in [("rate", "1"), ("rate", True), ("rate", None), ("steps", 1.5), ("steps", True), ("fast", 1),
+                         ("name", 3), ("name", True), ("nothing", 0)]:
+        with refused(f"x.json.*{field}"):
+            runs.config_from_dict(config, good | {field: value}, "x.json")
+
+
+@pytest.mark.parametrize("arguments", ["--no_such 1", "--list_siz 4", "--list_size four", "stray"])
+def test_unknown_flags_exit_with_2(arguments, capsys):
+    """An unknown flag, an abbreviated one, a value of another type, a stray word; a good one goes where it belongs."""
+    with pytest.raises(SystemExit) as stop:
+        runs.parse_flags(arguments.split(), DataConfig)
+    assert stop.value.code == 2 and arguments.split()[0] in capsys.readouterr().err
+    good = runs.parse_flags(["--list_size", "4", "--model", "x"], DataConfig, data.ShowConfig)
+    assert good == [DataConfig(list_size=4), data.ShowConfig("x")]
+
+
+@pytest.mark.parametrize("arguments, flag", [*((text, text.split()[-2]) for text in (
+    "--data_path x --dataset ml-3m", "--list_size 1", "--list_size 27", "--history_size -1", "--stride 0",
+    "--data_seed -1", "--dataset csv --data_path x --k_core -1", "--dataset csv --data_path x --max_users -1",
+    "--dataset csv --data_path x --download yes", "--download yes", "--k_core 5", "--max_users 5", "--data_path x")),
+    ("--dataset csv", "--data_path"), ("--dataset ml-1m", "--download")])
+def test_bad_values_name_the_flag(arguments, flag):
+    """Each bad value of DataConfig, or pair of values that do not go together."""
+    with refused(flag):
+        runs.parse_flags(arguments.split(), DataConfig)
+
+
+HUGE = {int: [10 ** 18, 10 ** 30, 10 ** 400, -1], float: ["1e300", "inf", "nan", "-inf"]}
+
+
+@pytest.mark.parametrize("config, least", [
+    (train.TrainConfig, 4), (data.DataConfig, 4), (evaluate.EvalConfig, 4), (train.RunConfig, 1)])
+def test_huge_flags_are_refused_by_name(config, least):
+    """Every whole and every broken number that a configuration has: --steps 10^20, --epochs 1e300, --alpha inf, ..."""
+    real = {"dataset": "csv", "data_path": "x"} if config is data.DataConfig else {}
+    fields = [field for field in dataclasses.fields(config) if field.type in HUGE]
+    assert len(fields) >= least
+    for field in fields:
+        for value in HUGE[field.type]:
+            message = one_line(lambda: config(**real, **{field.name: field.type(value)}))  # noqa: B023
+            assert message.startswith(f"--{field.name} must be"), message
+    for flag, value in (("--seed", 10 ** 30), ("--warmup_steps", 10 ** 400), ("--alpha", "inf")):
+        assert f"error: {flag} must be" in said(train.main, [flag, str(value)])
+
+
+def test_flags_win_over_presets_and_presets_over_defaults():
+    def parse(*arguments):
+        return runs.parse_flags(arguments, data.DataConfig, train.TrainConfig, train.RunConfig, presets=train.PRESETS)
+    data_cfg, cfg, run_cfg = parse("--preset", "small-gpu", "--data_path", "x", "--lr", "0.5", "--no_through_target")
+    assert (data_cfg.dataset, data_cfg.list_size, cfg.lr, cfg.beta) == ("ml-100k", 10, 0.5, 0.1)
+    assert not cfg.test_at_end and run_cfg == train.RunConfig()
+    assert parse() == [DataConfig(), train.TrainConfig(), train.RunConfig()]
+    for preset in train.PRESETS:
+        parse("--preset", preset, *(["--data_path", "x"] if preset != "demo" else []))
+
+
+@pytest.mark.parametrize("flags, complaint", [
+    (["--lr", "0"], "--lr"), (["--batch_size", "0"], "--batch_size"), (["--display_order", "alphabetical"], "shuffled"),
+    (["--model", "no/such/folder"], "no/such/folder"), (["--dropout", "1"], "--dropout"),
+    (["--gamma", "nan"], "--gamma"), (["--lora_rank", "2"], "--lora_rank")])
+def test_bad_flags_are_one_clear_line(flags, complaint, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert re.search(complaint, one_line(train.main, [*flags, "--out", str(tmp_path / "run")]))
+    assert not (tmp_path / "run").exists()

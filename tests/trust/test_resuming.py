@@ -1,0 +1,144 @@
+"""--resume: to the same end as a run never stopped, or not at all. Folders are never shared nor overwritten."""
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import (
+    Crash, assert_same_end, assert_same_weights, crash_at, csv_run, demo_run, log_of, one_line, refused, state_of)
+
+import runs
+import train
+
+
+
+# ---- The same end ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("step", [2, 6, 8, 11])
+def test_resuming_after_a_crash_equals_never_having_crashed(small_world, tmp_path, demo_straight, step):
+    """2 N steps = N + resume N, bit for bit, log included; with dropout's random state: test_interruption.py."""
+    with pytest.raises(Crash):
+        train.train(*demo_run(tmp_path / "run"), on_step=crash_at(step))
+    with open(tmp_path / "run" / "log.jsonl", "a") as file:
+        file.write('{"step": 9, "sf')  # a line cut short by the crash
+    train.main(["--resume", str(tmp_path / "run")])
+    assert_same_weights(demo_straight, tmp_path / "run")
+    assert log_of(demo_straight) == log_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize("field", ["weight_decay", "patience", "sigma"])
+def test_a_run_of_before_a_field_was_thought_of_goes_on_with_its_default(world, straight, tmp_path, field):
+    """As an older version left it: config.json and checkpoint know nothing of the field. Whatever is compared, is
+    compared with defaults filled in; the same end as a run never stopped."""
+    out = tmp_path / "run"
+    with pytest.raises(Crash):
+        train.train(*csv_run(world, out), on_step=crash_at(4))
+    config, state = json.loads((out / "config.json").read_text()), state_of(out)
+    assert config["train"].pop(field) == state["origin"]["config"].pop(field) == getattr(train.TrainConfig(), field)
+    (out / "config.json").write_text(json.dumps(config))
+    torch.save(state, out / "checkpoint" / "state.pt")
+    train.main(["--resume", str(out)])
+    assert_same_end(straight, out)
+
+
+def test_a_field_that_was_not_at_its_default_must_be_there(world, tmp_path):
+    """Half a run each way is no run: the field's value is in the checkpoint, and gone from config.json."""
+    out = tmp_path / "run"
+    with pytest.raises(Crash):
+        train.train(*csv_run(world, out, sigma=2.0), on_step=crash_at(4))
+    config = json.loads((out / "config.json").read_text())
+    del config["train"]["sigma"]
+    (out / "config.json").write_text(json.dumps(config))
+    assert "another configuration" in one_line(train.main, ["--resume", str(out)])
+
+
+def test_the_same_command_works_after_a_kill_before_config_json(world, straight, tmp_path):
+    """And --out that names a file is one line, which says so."""
+    (tmp_path / "run").mkdir()
+    for name in "lock", "config.json.partial":
+        (tmp_path / "run" / name).write_text("{")
+    train.train(*csv_run(world, tmp_path / "run"))
+    assert_same_end(straight, tmp_path / "run")
+    assert one_line(train.train, *csv_run(world, world / "items.csv")) == f"--out {world}/items.csv is a file, " \
+        "not a folder"
+
+
+# ---- Not on other data, nor under another configuration --------------------------------------------------------------
+
+def test_a_run_is_not_gone_on_with_on_other_data(world, straight, tmp_path):
+    """Ratings changed since: refused. The same ratings in another order of lines: not."""
+    shutil.copytree(straight, tmp_path / "run")
+    shutil.copytree(world, tmp_path / "world")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["data"]["data_path"] = str(tmp_path / "world")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    header, *lines = (world / "ratings.csv").read_text().splitlines()
+    (tmp_path / "world" / "ratings.csv").write_text("\n".join([header, *lines[::-1]]))
+    train.main(["--resume", str(tmp_path / "run")])
+    user, item, _, time = zip(*(line.split(",") for line in lines))
+    lines = [",".join(row) for row in zip(user, item, ["3"] * 20 + ["4"] * len(lines), time)]
+    (tmp_path / "world" / "ratings.csv").write_text("\n".join([header, *lines]))
+    assert "made with other data" in one_line(train.main, ["--resume", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize("part, name, value", [
+    ("train", "lr", 1e-3), ("train", "seed", 7), ("train", "steps", 9), ("train", "batch_size", 3),
+    ("train", "dropout", None), ("data", "stride", 3), ("data", "history_ratings", None)])
+def test_a_run_is_not_gone_on_with_under_another_configuration(straight, tmp_path, part, name, value):
+    """config.json edited, or a field deleted so that its default would hold: half a run each way is no run."""
+    shutil.copytree(straight, tmp_path / "run")
+    config = json.loads((straight / "config.json").read_text())
+    if value is None:
+        del config[part][name]
+        config["train"]["clip"] = 2.0  # the deleted field's default is the run's value: harmless, were it all
+    else:
+        config[part][name] = value
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    before = (tmp_path / "run" / "log.jsonl").read_bytes()
+    assert "other data or another configuration" in one_line(train.main, ["--resume", str(tmp_path / "run")])
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("field, value, complaint", [
+    ("learning_rate", 1, "unknown field 'learning_rate'"), ("steps", "many", "steps must be int"),
+    ("steps", True, "steps must be int"), ("lr", -1, r"config\.json: --lr must be positive")])
+def test_a_config_json_with_a_bad_field_is_refused_by_name(tmp_path, straight, field, value, complaint):
+    broken = json.loads((straight / "config.json").read_text())
+    broken["train"][field] = value
+    (tmp_path / "config.json").write_text(json.dumps(broken))
+    with refused(complaint):
+        train.main(["--resume", str(tmp_path)])
+
+
+# ---- One folder, one run ---------------------------------------------------------------------------------------------
+
+def test_a_second_run_does_not_overwrite_the_first(small_world, demo_straight):
+    before = (demo_straight / "log.jsonl").read_bytes()
+    with refused("--resume"):
+        train.train(*demo_run(demo_straight))
+    for flags in (["--lr", "1"], ["--out", "elsewhere"], ["--ablation", "True"], ["--seeds", "2"], ["--stride", "2"]):
+        with refused("no other flag"):
+            train.main(["--resume", str(demo_straight), *flags])
+    assert (demo_straight / "log.jsonl").read_bytes() == before
+
+
+def test_two_runs_started_together_do_not_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [str(runs.make_run_folder(None, "world")) for _ in range(2)] == ["runs/world-1", "runs/world-2"]
+    assert [str(runs.make_run_folder("mine", "world")) for _ in range(2)] == ["mine"] * 2  # train() looks what is in it
+    Path("file").touch()
+    with refused("--out file is a file"):
+        runs.make_run_folder("file", "world")
+
+
+@pytest.mark.parametrize("theirs", ["model/mine.txt", "checkpoint/state.pt", "log.jsonl", "config.json", "thesis.tex"])
+def test_a_folder_with_anything_in_it_is_not_trained_in(world, straight, tmp_path, theirs):
+    """--out must be new or empty: refused by name before a byte is touched, a run's own files or somebody's."""
+    out = tmp_path / "run"
+    (out / theirs).parent.mkdir(parents=True)
+    (out / theirs).write_text("mine")
+    message = one_line(train.train, *csv_run(world, out))
+    assert f"{out} holds ['{theirs.split('/')[0]}']" in message and f"--resume {out}" in message
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == {theirs, "lock"}
+    assert (out / theirs).read_text() == "mine"
