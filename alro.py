@@ -62,7 +62,7 @@ class AlroError(ValueError):
 # ---- 1. The list-wise prompt, with explicit feedback (PAPER: claim 3; the words are a GUESS) -----
 
 # What would break a line of the prompt, or make a terminal show it in another order.
-WHITE_SPACE_AND_CONTROLS = r"\s\x00-\x1f\x7f-\x9f\ufeff"
+WHITE_SPACE_AND_CONTROLS = r"\s\x00-\x1f\x7f-\x9f\u200b\u2060-\u2064\ufeff"
 TEXT_DIRECTION = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 LONE_SURROGATES = r"\ud800-\udfff"
 NOT_PLAIN = re.compile(f"[{WHITE_SPACE_AND_CONTROLS}{TEXT_DIRECTION}{LONE_SURROGATES}]+")

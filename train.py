@@ -29,7 +29,7 @@ from alro import (
 from data import (
     DataConfig, Encoder, RankingList, Ratings, Splits, generator, informative, load, make_encoder,
     random_slots, sha256, sha256_of_words, split)
-from evaluate import ModelRanker, choose_lists, ndcg, rank_test_lists
+from evaluate import ModelRanker, choose_lists, in_plain_words, ndcg, rank_test_lists
 from model import (
     autocast, build_model, choose_bf16, describe_device, encode, hardware, join_processes,
     pick_device, processes, sum_over_processes, use_one_thread)
@@ -50,14 +50,15 @@ class TrainConfig:
     # ---- the model: what is fine-tuned, and how much of it
     model: str = option("tiny", "tiny (built here, random weights), or a Hugging Face id or folder "
                                 "(safetensors)")
+    width: int = option(64, "of the tiny model; a multiple of 8")
     lora_rank: int = option(0, "train a LoRA adapter of this rank (needs peft); 0 = all weights")
     dropout: float = option(0.0, "dropout where the model's configuration has one, and in LoRA")
 
     # ---- the objective: L_sft + alpha L_sll + beta L_psl + history_weight L_history
     # alpha, beta, gamma and sigma are the paper's symbols (the table at the top of alro.py). What
     # the paper set them to is not known to us.
-    alpha: float = option(1.0, "weight of the soft lambda loss")
-    beta: float = option(1.0, "weight of permutation-sensitive learning; 0 = one prompt per list, "
+    alpha: float = option(3.0, "weight of the soft lambda loss")
+    beta: float = option(1.5, "weight of permutation-sensitive learning; 0 = one prompt per list, "
                               "half the work")
     gamma: float = option(10.0, "sharpness of the soft-argmax (see alro.soft_rank)")
     sigma: float = option(1.0, "slope of the pairwise logistic, per rank")
@@ -69,11 +70,12 @@ class TrainConfig:
 
     # ---- the optimiser: AdamW, a rate that goes up and then down, clipped gradients
     seed: int = option(0, "of weights, batches, displayed orders and ties; never of the data")
-    steps: int = option(0, "optimiser steps; wins over --epochs; 0 = as many as --epochs says")
-    epochs: float = option(5.0, "passes over the training lists")
-    batch_size: int = option(32, "lists per optimiser step")
-    lr: float = option(5e-3, "peak learning rate of AdamW")
-    warmup_steps: int = option(50, "steps until the peak, then linear decay to 0")
+    steps: int = option(1200, "optimiser steps; wins over --epochs; 0 = as many as --epochs says")
+    epochs: float = option(1.0, "passes over the training lists, where --steps is 0")
+    batch_size: int = option(8, "lists per optimiser step")
+    lr: float = option(3e-3, "peak learning rate of AdamW")
+    warmup: float = option(0.1, "share of the steps until the rate is at its peak")
+    decay: float = option(0.35, "share of the steps, the last ones, in which it goes down to 0")
     weight_decay: float = option(0.0, "of AdamW")
     clip: float = option(1.0, "largest norm of a step's gradient")
 
@@ -95,13 +97,18 @@ class TrainConfig:
     test_orders: int = option(3, "random displayed orders of each of them")
 
     def __post_init__(self):
-        check_minimum(self, seed=0, steps=0, batch_size=1, grad_accum=1, warmup_steps=0)
+        check_minimum(self, seed=0, steps=0, batch_size=1, grad_accum=1, width=8)
         check_minimum(self, alpha=0, beta=0, history_weight=0, weight_decay=0, lora_rank=0)
         check_minimum(self, log_every=1, valid_every=0, valid_limit=0, patience=0)
         check_minimum(self, test_limit=0, test_orders=1)
         for name in ("epochs", "lr", "clip", "gamma", "sigma"):
             value = getattr(self, name)
             check_input(0 < value < 1e9, f"--{name} must be positive, below 1e9, got {value}")
+        for name in ("warmup", "decay"):
+            value = getattr(self, name)
+            check_input(0 <= value <= 1, f"--{name} must be a share, in 0..1, got {value}")
+        check_input(self.warmup + self.decay <= 1, "--warmup and --decay must add up to at most 1")
+        check_input(self.width % 8 == 0, f"--width must be a multiple of 8, got {self.width}")
         check_input(0 <= self.dropout < 1,
                     f"--dropout must be in 0..1, below 1, got {self.dropout}")
         check_input(self.display_order in ("shown", "shuffled"),
@@ -131,14 +138,15 @@ PRESETS = {
     "demo": {},
     "small-gpu": dict(
         model="HuggingFaceTB/SmolLM2-135M-Instruct", dataset="ml-100k", noun="movie",
-        list_size=10, history_size=20, epochs=1.0, lr=3e-4, beta=0.1, display_order="shuffled",
-        through_target=False,
+        list_size=10, history_size=20, steps=0, batch_size=32, lr=3e-4, alpha=1.0, beta=0.1,
+        display_order="shuffled", through_target=False,
         grad_accum=4, test_at_end=False),
     # GUESS: all but the dataset, which is one of those that the paper uses (summary L).
     "paper": dict(
         model="meta-llama/Llama-2-7b-hf", dataset="ml-1m", list_size=10, history_size=20,
-        epochs=1.0, lr=1e-4, beta=0.1, display_order="shuffled", through_target=False,
-        lora_rank=8, grad_accum=16, test_at_end=False),
+        steps=0, epochs=5.0, batch_size=64, lr=1e-4, alpha=1.0, beta=0.1, dropout=0.05,
+        display_order="shuffled", through_target=False, lora_rank=8, grad_accum=16,
+        test_at_end=False),
 }
 
 
@@ -313,7 +321,7 @@ def one_step(model, data: StepData, optimizer, scheduler, cfg: TrainConfig, loss
     # A gradient longer than --clip is shortened to it; the norm is that of before.
     norm = torch.nn.utils.clip_grad_norm_(weights, cfg.clip)
     optimizer.step()
-    # The rate of the next step: a straight line up, then a straight line down to 0.
+    # The rate of the next step (see make_optimizer).
     scheduler.step()
     optimizer.zero_grad(set_to_none=True)
     return {**means_over_lists(values_of_parts, n_lists), "grad_norm": norm.detach()}
@@ -441,18 +449,20 @@ def make_loader(steps: TrainingSteps, first: int, device: torch.device):
     """The steps' data from `first` on, tokenised in another process while the model works."""
     # Its generator is its own, not the one that dropout draws from: making a loader would move it.
     workers = 4 if device.type == "cuda" else 1
+    places, random = range(first, steps.total), torch.Generator()
     return torch.utils.data.DataLoader(
-        steps, batch_size=None, sampler=range(first, steps.total), collate_fn=as_arrays,
-        num_workers=workers, worker_init_fn=ignore_interrupt, generator=torch.Generator())
+        steps, batch_size=None, sampler=places, collate_fn=as_arrays, generator=random,
+        num_workers=workers, worker_init_fn=ignore_interrupt)
 
 
 def make_optimizer(model, cfg: TrainConfig, total_steps: int):
-    """(AdamW, its rate: up to the peak, then down to 0 in a straight line)."""
+    """(AdamW, its rate: a straight line up, then the peak, then a straight line down to 0)."""
     # Fused: one pass over all weights in place of one for each tensor; the same numbers.
     optimizer = torch.optim.AdamW(trainable(model).values(), cfg.lr, (0.9, 0.95),
                                   weight_decay=cfg.weight_decay, fused=True)
-    return optimizer, transformers.get_linear_schedule_with_warmup(
-        optimizer, cfg.warmup_steps, total_steps)
+    warm, falling = round(cfg.warmup * total_steps), round(cfg.decay * total_steps)
+    return optimizer, transformers.get_wsd_schedule(
+        optimizer, warm, falling, num_training_steps=total_steps, decay_type="linear")
 
 
 # ---- The loop ------------------------------------------------------------------------------------
@@ -496,6 +506,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
     shortened = {"train": set(), "valid": set(), "test": set()}
     clock = Clock(progress.step, steps.total)
     first = steps.total if progress.stopped_early(cfg.patience) else progress.step
+    # No bar in a pipe, and none in the other processes.
     bar = tqdm(total=steps.total, initial=first, disable=True if rank else None, mininterval=1)
 
     with StopRequest() as stop, bar:
@@ -504,7 +515,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
             means = one_step(model, as_tensors(data), optimizer, scheduler, cfg, losses)
             progress.step += 1
             due = progress.step % job.valid_every == 0 or progress.step == steps.total
-            stopping = stop.requested
+            stopping = stop.requested  # looked at once: a signal may come at any time
 
             # ---- log: numbers stay on the device until a line is due
             log.add(progress.step, means, data.list_ids)
@@ -549,6 +560,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
 
     # ---- end: the test lists, with the model that was best on validation
     outcome = {"folder": str(folder), "best_valid_ndcg": progress.best, "shortened": shortened}
+    # The first process ranks alone: the others have nothing left to do.
     if cfg.test_at_end and rank == 0:
         outcome |= test_at_end(folder, cfg, job, shortened)
     if any(shortened.values()):
@@ -563,7 +575,16 @@ def test_at_end(folder: Path, cfg: TrainConfig, job: Job, shortened: dict[str, s
     test_data = choose_lists(job.ratings, job.splits, "test", cfg.test_limit)
     result, methods, shortened["test"] = rank_test_lists(
         folder, cfg, test_data, job.encoder, lists_ranked_at_once(cfg))
+    print(f"\n{in_plain_words(result)}\n{next_command(folder, cfg)}")
     return {"result": result, "methods": methods}
+
+
+def next_command(folder: Path, cfg: TrainConfig) -> str:
+    """What to run after this run, and why."""
+    if cfg.model == "tiny" and cfg.beta > 0:
+        plain = command("train.py", "--alpha", 0, "--beta", 0)
+        return f"Next, plain fine-tuning, to compare: {plain}"
+    return f"Next, three lists in words: {command('evaluate.py', folder, '--show', 3)}"
 
 
 # ---- The ablation: what each loss adds -----------------------------------------------------------
@@ -573,8 +594,8 @@ def ablation_runs(cfg: TrainConfig, run_cfg: RunConfig, root: Path) -> dict[Path
     """{folder: configuration} of SFT, SFT + SLL, SFT + PSL and ALRO, on two kinds of orders."""
     # An arm is a pair of weights. All arms share steps, lists and seeds; those without PSL read one
     # prompt per list where the others read two.
-    arms = {"SFT": (0.0, 0.0), "SFT+SLL": (cfg.alpha, 0.0), "SFT+PSL": (0.0, cfg.beta),
-            "ALRO": (cfg.alpha, cfg.beta)}
+    arms = {"SFT": (0.0, 0.0), "SFT+SLL": (cfg.alpha, 0.0)}
+    arms |= {"SFT+PSL": (0.0, cfg.beta), "ALRO": (cfg.alpha, cfg.beta)}
     runs = {}
     for display_order in ("shuffled", "shown"):
         for arm, (alpha, beta) in arms.items():
@@ -588,6 +609,7 @@ def ablation_runs(cfg: TrainConfig, run_cfg: RunConfig, root: Path) -> dict[Path
 
 def check_same_config(folder: Path, data_cfg: DataConfig, cfg: TrainConfig) -> None:
     """Raise AlroError if a run that is to be gone on with has another configuration than given."""
+    # Else the folder's config.json would tell of a run that never was.
     there = read_run_config(str(folder))
     for part, given in (("data", data_cfg), ("train", cfg)):
         saved = config_from_dict(type(given), there[part], f"{folder}/config.json")
@@ -617,6 +639,7 @@ def ablation(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig) -> dict
         print(f"\n---- run {number} of {len(runs)}: {folder}")
         resume = str(folder) if (folder / "config.json").exists() else None
         train(data_cfg, arm_cfg, RunConfig(out=str(folder), resume=resume))
+    # What another process is still at is not in the table: the user is told to come back.
     busy = [str(folder) for folder in runs if is_locked(folder)]
     check_input(not busy, f"all else is trained, but another process is at {', '.join(busy)}: for "
                           "the table, give the same command again when it has ended")
@@ -629,6 +652,7 @@ def ablation(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig) -> dict
 
 def resume(folder: str) -> dict:
     """Go on with a run, under its own configuration."""
+    # Fields that were not thought of when the run was started have their defaults.
     config, where = read_run_config(folder), f"{folder}/config.json"
     data_cfg = config_from_dict(DataConfig, config["data"], where)
     cfg = config_from_dict(TrainConfig, config["train"], where)
@@ -641,6 +665,7 @@ def resume(folder: str) -> dict:
 def main(arguments: list[str] | None = None) -> dict:
     data_cfg, cfg, run_cfg = parse_flags(arguments, DataConfig, TrainConfig, RunConfig,
                                          presets=PRESETS)
+    # Flags beside --resume would promise what cannot be: the run keeps its own.
     if run_cfg.resume is not None:
         alone = (data_cfg, cfg, run_cfg) == (DataConfig(), TrainConfig(),
                                              RunConfig(resume=run_cfg.resume))

@@ -25,7 +25,7 @@ import transformers  # noqa: E402
 
 from alro import (  # noqa: E402
     backbone, gold_rank, permutation_loss, prompts_at_the_right_edge, rank_candidates, soft_lambda_loss)
-from baselines import bootstrapped, pair_wise, point_wise  # noqa: E402
+from baselines import bootstrapped, point_wise  # noqa: E402
 from data import DataConfig, RankingList, generator, informative, load, make_encoder, random_slots, split  # noqa: E402
 from evaluate import ModelRanker  # noqa: E402
 from model import (  # noqa: E402
@@ -251,8 +251,7 @@ def ranking(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
             "generate(), list by list": (generate(model, encoder, 1, cfg.bf16), 1),
             "bootstrapped, 3 orders": (bootstrapped(greedy, 3), 3),
             "bootstrapped, 5 orders": (bootstrapped(greedy, 5), 5),
-            "point-wise": (point_wise(greedy, np.unique(ratings.rating)), m),
-            "pair-wise": (pair_wise(greedy), m * (m - 1))}
+            "point-wise": (point_wise(greedy, np.unique(ratings.rating)), m)}
     slots = [one.shown for one in lists]
     same = (generate(model, encoder, 64, cfg.bf16)(lists, slots) == greedy(lists, slots)).all(-1).float().mean().item()
     rows = []

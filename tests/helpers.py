@@ -21,7 +21,7 @@ def demo_config(**more) -> train.TrainConfig:
     """12 steps of 8 lists, validated and saved every 4; the test lists are left alone."""
     return train.TrainConfig(**{
         "steps": 12, "batch_size": 8, "valid_every": 4, "valid_limit": 5, "test_at_end": False,
-        "log_every": 1, "warmup_steps": 2, **more})
+        "log_every": 1, **more})
 
 
 def demo_run(out, **more) -> tuple:
@@ -34,7 +34,7 @@ def csv_run(world, out, m=3, history_size=4, **more) -> tuple:
     data_cfg = data.DataConfig("csv", str(world), list_size=m, history_size=history_size)
     cfg = train.TrainConfig(**{
         "steps": 6, "batch_size": 4, "valid_every": 3, "valid_limit": 3, "test_at_end": False,
-        "log_every": 1, "warmup_steps": 1, **more})
+        "log_every": 1, **more})
     return data_cfg, cfg, train.RunConfig(out=str(out))
 
 

@@ -150,8 +150,18 @@ def test_synthetic_world():
     """`expected` ranks best, `shown` is a fair retriever, an index says nothing about time; seed and noun work."""
     cfg = DataConfig()
     ratings = data.synthetic(cfg, n_users=80)
-    *lists, _ = data.split(ratings, cfg)
+    splits = data.split(ratings, cfg)
+    *lists, _ = splits
     assert ratings.expected.shape == (len(ratings.users), len(ratings.items))
+    new = {i for i, title in enumerate(ratings.titles) if title.split()[0] in data.FILMS[-data.NEW_FILMS:]}
+    for name in ("train", "valid", "test"):  # nobody has rated a new film before the test lists
+        assert new.isdisjoint(ratings.item[splits.fit[name]].tolist())
+    assert {len(new & set(one.items)) for one in splits.test} == {2}
+    genre = np.array([title.split()[1] for title in ratings.titles])
+    for user in range(80):  # each user loves one genre, whatever the films' quality
+        means = [ratings.expected[user, genre == name].mean() for name in data.GENRES]
+        assert abs(means[0] - means[1]) > 1.8
+    assert np.ptp(ratings.expected[:, sorted(new)] % 2) == 0  # a new film: 4 or 2, as its genre says
 
     def mean_ndcg(order_of):
         dcg = [[sum((2 ** one.ratings[i] - 1) / math.log2(k + 2) for k, i in enumerate(order)) for order in (

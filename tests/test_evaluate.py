@@ -14,6 +14,7 @@ from oracles import oracle_ndcg
 
 import data
 import evaluate
+import figures
 import train
 
 rated = st.lists(st.integers(0, 10).map(lambda r: r / 2), min_size=2, max_size=6)
@@ -136,7 +137,7 @@ def test_evaluate_writes_the_files_of_the_design(two_runs, capsys):
     results = evaluate.main([str(two_runs / "one"), "--limit", "7", "--orders", "2", "--show", "1"])
     result = json.loads((two_runs / "one" / "eval-test.json").read_text())
     assert result == results[str(two_runs / "one")]
-    assert (result["ranked_lists"], result["informative_lists"], result["lists"]) == (7, 1999, 2000)
+    assert (result["ranked_lists"], result["informative_lists"], result["lists"]) == (7, 3982, 4000)
     assert result["list_size"] == 6 and len(result["data_sha256"]) == 64
     assert list(result["methods"]) == ["chance", str(two_runs / "one"), "item mean", "oracle"]
     mean = result["methods"][str(two_runs / "one")]
@@ -186,7 +187,7 @@ def test_curves_are_printed_and_drawn_where_matplotlib_is_installed(tmp_path, ca
         monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it then raises ImportError
     drawn = {"one": ("Title", "gamma", "soft rank", {"line": ([0.3, 1], [2.5, 1.25])}),
              "two": ("Title", "step", "NDCG", {"line": ([1, 2], [0.5, 0.75])})}
-    evaluate.draw(tmp_path / "figures", drawn)
+    figures.draw(tmp_path / "figures", drawn)
     printed = capsys.readouterr().out
     assert "0.3:2.500 1:1.250" in printed and "1:0.500 2:0.750" in printed
     assert ("pip install matplotlib" in printed) != installed

@@ -11,9 +11,10 @@ import alro
 import baselines
 import data
 import evaluate
+import figures
 
 
-# ---- In plain words ---------------------------------------------------------------------------------------------------
+# ---- In plain words ------------------------------------------------------------------------------
 
 def table(trained, shown, agreement, item_mean=0.85, chance=0.80, oracle=0.98, half=0.01):
     """A result of lists of 6 with these scores; half: half of a 95 % interval."""
@@ -69,7 +70,7 @@ def test_without_an_oracle_or_a_second_order_there_are_fewer_words():
     assert "gap" not in words and "agreement" not in words and words.count(". ") == 1
 
 
-# ---- Groups of lists, and the rival that is told the genre ------------------------------------------------------------
+# ---- Groups of lists, and the rival that is told the genre ---------------------------------------
 
 COLUMNS = ([0, 0, 0, 1, 1, 1, 2, 2], [0, 1, 2, 0, 1, 3, 0, 2], [5, 5, 1, 1, 2, 4, 4, 2], list(range(8)))
 
@@ -127,11 +128,16 @@ def test_told_the_category_is_a_users_mean_in_it_beside_the_item_mean():
         assert np.allclose(asked[0](ranking_list), by_hand)
 
 
-def test_in_the_made_up_world_the_titles_last_word_is_the_genre():
-    """User a loves love and user b war: of two films that nobody has rated theirs comes first."""
-    evaluation_data = small_data(expected=np.zeros((3, 6)))
+@pytest.mark.parametrize("titles", ["{name} {genre}", "{genre} {name}"])
+def test_in_the_made_up_world_the_word_that_many_titles_share_is_the_genre(titles):
+    """User a loves love and user b war: of two films that nobody has rated theirs comes first, wherever the genre
+    stands in a title."""
+    evaluation_data = small_data(expected=np.zeros((3, 26)))
+    genres = ["Love", "Love", "War", "War", "War", "Love"] + ["War", "Love"] * 10
+    evaluation_data.ratings.titles = [titles.format(genre=genre, name=f"N{n}") for n, genre in enumerate(genres)]
+    evaluation_data.ratings.items = [str(n) for n in range(26)]
     ranker, = baselines.told_the_category(evaluation_data).values()
-    candidates = [4, 5]  # New War, New Love
+    candidates = [4, 5]  # of war, of love
     lists = [data.RankingList(str(user), user, [], candidates, [0.0, 0.0], [0, 1]) for user in (0, 1)]
     assert [candidates[order[0]] for order in ranker(lists, None).tolist()] == [5, 4]
 
@@ -141,15 +147,15 @@ def test_without_categories_there_is_no_such_rival():
     assert baselines.told_the_category(small_data(categories=[""] * 6)) == {}
 
 
-# ---- Pictures ---------------------------------------------------------------------------------------------------------
+# ---- Pictures ------------------------------------------------------------------------------------
 
 def test_y_by_slot_says_where_the_model_looks_and_where_it_should(small_world, demo_straight):
     """Each output position's probabilities add to 1; by slot they are those by item; gold is the best-rated's slot."""
     evaluation_data = evaluate.load_evaluation(data.DataConfig(), "test", 0)
     ranker = evaluate.ranker_of_run(str(demo_straight), evaluation_data.ratings.prompt_words(), 6)
-    ranking_list = evaluate.most_levels(evaluation_data.lists)
+    ranking_list = figures.most_levels(evaluation_data.lists)
     assert len(set(ranking_list.ratings)) == max(len(set(one.ratings)) for one in evaluation_data.lists)
-    y, gold_slots = evaluate.output_by_slot(ranker, ranking_list)
+    y, gold_slots = figures.output_by_slot(ranker, ranking_list)
     assert y.shape == (2, 6, 6) and np.allclose(y.sum(-1), 1, atol=1e-5)
     for order, slots in enumerate((ranking_list.shown, data.random_slots(6, "eval", ranking_list.list_id, 0))):
         rated = [ranking_list.ratings[slots[slot]] for slot in gold_slots[order]]
@@ -173,7 +179,8 @@ def test_figures_hold_a_line_for_each_seed_and_two_maps_for_each_row(
         config["train"]["seed"] = seed
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "log.jsonl").write_text("".join(
-            json.dumps({"step": step, "valid_ndcg": value + 0.2 * seed}) + "\n" for step, value in ((4, 0.5), (8, 0.7))))
+            json.dumps({"step": step, "valid_ndcg": value + 0.2 * seed}) + "\n"
+            for step, value in ((4, 0.5), (8, 0.7))))
     drawn = []
     monkeypatch.setattr(pyplot, "close", lambda figure: drawn.append(figure))
     evaluate.main([str(tmp_path / "seed0"), str(tmp_path / "seed1"), "--pool", "True", "--limit", "3", "--orders", "1",
@@ -194,7 +201,7 @@ def test_seeds_that_stopped_early_are_drawn_as_far_as_all_went(tmp_path):
         (tmp_path / name / "log.jsonl").write_text("".join(
             json.dumps({"step": step, "valid_ndcg": 0.5}) + "\n" for step in steps))
     folders = [str(tmp_path / "a"), str(tmp_path / "b")]
-    assert evaluate.learning_curves(folders) == ([4, 8], [[0.5, 0.5], [0.5, 0.5]])
+    assert figures.learning_curves(folders) == ([4, 8], [[0.5, 0.5], [0.5, 0.5]])
 
 
 def test_lists_that_lost_history_are_reported(small_world, demo_straight, capsys):

@@ -46,10 +46,13 @@ def tiny(family: str, **more):
     torch.manual_seed(0)
     name = {"Gemma3": "Gemma3TextConfig"}.get(family, f"{family}Config")
     config = getattr(transformers, name)(**small, **more)
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    if model.get_output_embeddings().bias is not None:
+        torch.nn.init.normal_(model.get_output_embeddings().bias)  # it begins at 0, where none would miss it
+    return model
 
 
-FAMILIES = ["Llama", "Qwen2", "Mistral", "GPT2", "Gemma", "Gemma3", "Phi3"]
+FAMILIES = ["Llama", "Qwen2", "Qwen3", "Mistral", "GPT2", "Gemma", "Gemma3", "Phi3", "Phi"]  # Phi: a head with a bias
 
 
 class BlindStub(torch.nn.Module):
@@ -103,8 +106,11 @@ def test_history_loss_is_the_mean_over_the_history_ratings_tokens():
         length = len(one.history) - row % 4
         ids = found.input_ids[row, :found.prompt_tokens[row]]
         words = [TOKENIZER.decode([i]) for i in ids]
-        where = [t for t, word in enumerate(words) if word.strip() in "12345" and words[t - 1] == ":"]
-        assert len(where) == length and [float(words[t]) for t in where] == [r for _, r in one.history[row % 4:]]
+        # A rating is a number behind a colon, whether a token of its own (" 4") or with the colon (": 4").
+        where = [t for t, word in enumerate(words)
+                 if word.lstrip(": ") in set("12345") and (word[0] == ":" or words[t - 1] == ":")]
+        ratings = [float(words[t].lstrip(": ")) for t in where]
+        assert len(where) == length and ratings == [rating for _, rating in one.history[row % 4:]]
         logs = model(input_ids=ids.unsqueeze(0)).logits[0].log_softmax(-1)
         expected = -torch.stack([logs[t - 1, ids[t]] for t in where]).mean()
         assert torch.allclose(ours[row], expected, atol=1e-4)

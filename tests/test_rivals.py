@@ -1,5 +1,4 @@
-"""Rivals that ask the same language model (bootstrapping, point-wise, pair-wise) and rivals of the losses."""
-import itertools
+"""Rivals that ask the same language model (bootstrapping, point-wise) and rivals of the losses."""
 
 import numpy as np
 import pytest
@@ -75,26 +74,6 @@ def test_point_wise_sorts_by_the_expected_rating_of_one_more_history_line(ranker
             scores.append((y * torch.tensor(levels)).sum())
         scores = torch.stack(scores)
         assert (scores[order].diff() <= 1e-6).all()
-
-
-def test_pair_wise_counts_wins_over_both_orders_of_every_pair(ranker, monkeypatch):
-    """A stub that knows a score: m (m - 1) calls, each pair in both orders."""
-    score = np.random.default_rng(0).permutation(len(RATINGS.items))  # no ties
-    asked = []
-
-    def stub(model, encoder, *_):
-        assert encoder.list_size == 2
-
-        def rank(lists, slots):
-            asked.extend((one.list_id, one.items[order[0]], one.items[order[1]]) for one, order in zip(lists, slots))
-            return torch.tensor([sorted((0, 1), key=lambda i: -score[one.items[i]]) for one in lists])
-        return rank
-    monkeypatch.setattr(baselines, "ModelRanker", stub)
-    found = baselines.pair_wise(ranker)(LISTS, SHOWN)
-    pairs = [(one.list_id, a, b) for one in LISTS for a, b in itertools.permutations(one.items, 2)]
-    assert sorted(asked) == sorted(pairs)
-    for one, order in zip(LISTS, found.tolist()):
-        assert order == sorted(range(5), key=lambda i: -score[one.items[i]])
 
 
 # ---- Rivals of the losses -------------------------------------------------------------------------------------------
@@ -191,9 +170,9 @@ def test_command_line_ranks_with_a_run_and_writes_its_table(tmp_path, small_worl
                              "--out", str(tmp_path / "out")])
     rows = result["methods"]
     assert list(rows) == ["chance", "untrained", run, *(f"{run}, {way}" for way in (
-        "first step", "3 orders", "5 orders", "point-wise", "pair-wise")), "item mean", "oracle"]
-    assert [rows[name]["llm_calls_per_list"] for name in rows] == [0, 1, 1, 1, 3, 5, 6, 30, 0, 0]
-    assert rows[f"{run}, point-wise"]["agreement"]["mean"] == rows[f"{run}, pair-wise"]["agreement"]["mean"] == 1
+        "first step", "3 orders", "5 orders", "point-wise")), "item mean", "oracle"]
+    assert [rows[name]["llm_calls_per_list"] for name in rows] == [0, 1, 1, 1, 3, 5, 6, 0, 0]
+    assert rows[f"{run}, point-wise"]["agreement"]["mean"] == 1
     assert (tmp_path / "out" / "eval-test.json").exists() and result["data_sha256"] in capsys.readouterr().out
 
 

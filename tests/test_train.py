@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import many, write
 
+import alro
 import baselines
 import data
 import evaluate
@@ -109,6 +110,9 @@ def test_display_order_and_psl_rows():
     assert batch.slots.shape == (10, 6) and batch.slots[:5].tolist() == [one.shown for one in lists[:5]]
     assert torch.equal(again.slots[:5], batch.slots[:5]) and not torch.equal(again.slots[5:], batch.slots[5:])
     assert torch.equal(batch.order[:5], batch.order[5:]) and torch.equal(batch.ratings[:5], batch.ratings[5:])
+    _, steps, _ = step_of(demo_config(display_order="shuffled"))
+    batch, _ = steps.batch(lists[:5], 0)
+    assert all(first != other for first, other in zip(batch.slots[:5].tolist(), batch.slots[5:].tolist()))
     _, steps, _ = step_of(demo_config(display_order="shuffled", beta=0.0, history_weight=0.0))
     (batch, _), (again, _) = steps.batch(lists[:5], 0), steps.batch(lists[:5], 1)
     assert batch.slots.shape == (5, 6) and not torch.equal(batch.slots, again.slots)
@@ -131,14 +135,15 @@ def test_how_ties_fall_in_the_gold_order_does_not_depend_on_the_displayed_order(
 
 
 def test_a_tie_falls_either_way_in_every_display_and_anew_in_each_epoch():
-    """Six candidates of one rating, 400 epochs: which slot the first of the gold order is shown in is uniform, in the
-    first and in the other display alike; so no draw is shared between ties and displays."""
+    """Six candidates of one rating, 400 epochs: which item is the first of the gold order is uniform, and so is the
+    slot it is shown in, in the first and in the other display alike."""
     one = dataclasses.replace(TIED_LIST, ratings=[3.0] * 6)
-    steps, counts = tied_steps(demo_config(display_order="shuffled")), torch.zeros(2, 6)
+    steps, counts = tied_steps(demo_config(display_order="shuffled")), torch.zeros(3, 6)
     for epoch in range(400):
         batch, _ = steps.batch([one], epoch)
         slot_of_first = (batch.slots == batch.order[:, :1]).long().argmax(-1)  # (2,)
         counts[[0, 1], slot_of_first] += 1
+        counts[2, batch.order[0, 0]] += 1
     expected = 400 / 6
     assert (((counts - expected) ** 2 / expected).sum(-1) < 20.5).all()  # chi-square, 5 degrees: p = 0.001
 
@@ -155,6 +160,29 @@ def tied_encoder():
 
 def tied_steps(cfg):
     return train.TrainingSteps([TIED_LIST], tied_encoder(), cfg)
+
+
+def test_sft_and_sll_are_of_the_first_displayed_order_and_psl_pulls_the_other_to_it():
+    """Against the pure losses of the batch's two halves; the history is read once."""
+    cfg = demo_config(through_target=False)
+    model, steps, _ = step_of(cfg)
+    batch = steps[0].parts[0]
+    found = train.losses(model, batch, cfg)
+    answer_logits, history_logits = alro.target_logits(model, batch)
+    first, other = alro.item_log_probs(answer_logits, batch).split(8)
+    order, ratings = batch.order[:8], batch.ratings[:8]
+    y, other_y = first.log_softmax(-1), other.log_softmax(-1)
+    expected = {
+        "sft": alro.sft_loss(first, order), "psl": alro.permutation_loss(y, other_y),
+        "sll": alro.soft_lambda_loss(y.exp(), ratings, alro.gold_rank(ratings), cfg.gamma, cfg.sigma),
+        "history": alro.history_loss(history_logits[:8], batch.rated[:8])}
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found["sft"], alro.sft_loss(other, order))
+    psl, = torch.autograd.grad(found["psl"].sum(), model.get_input_embeddings().weight, retain_graph=True)
+    to_first, = torch.autograd.grad(
+        alro.permutation_loss(y.detach(), other_y).sum(), model.get_input_embeddings().weight)
+    torch.testing.assert_close(psl, to_first, rtol=1e-3, atol=1e-4)
 
 
 def test_every_epoch_sees_every_list_once():

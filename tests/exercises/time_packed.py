@@ -37,7 +37,7 @@ def step_times(ways, model, batch, steps: int) -> list[float]:
 def setting(m: int, history: int, words: int, lists: int, shape: dict | None):
     """(model, batch) of `lists` synthetic lists in two displayed orders; every title made `words` words long."""
     cfg = data.DataConfig(list_size=m, history_size=history, stride=1)
-    ratings = data.synthetic(cfg, n_users=200, per_user=60)  # all items: histories long enough for every setting
+    ratings = data.synthetic(cfg, n_users=200)
     ratings.titles[:] = [title + " again" * (words - 2) for title in ratings.titles]
     chosen = [one for one in data.split(ratings, cfg).train if len(one.history) == history][:lists]
     tokenizer = word_tokenizer(ratings)

@@ -1,12 +1,19 @@
 """Two processes under torchrun (gloo, CPU) do what one does at the same batch: losses, weights, files, resuming."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from helpers import Crash, assert_close_logs, crash_at, demo_config, demo_run, refused, state_of
+from helpers import (
+    Crash, assert_close_logs, crash_at, demo_config, demo_run, log_of, refused, state_of)
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import data
 import train
 
+ROOT = Path(__file__).parents[2]
 CONFIG = demo_config(batch_size=9)  # 9 lists: one process gets five, the other four
 pytestmark = pytest.mark.usefixtures("small_world")
 
@@ -55,3 +62,15 @@ def test_fewer_lists_than_processes_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "join_processes", lambda: (0, 2))
     with refused("an epoch's last step has 1 lists for 2 processes"):
         train.train(*demo_run(tmp_path / "x", batch_size=1))
+
+
+@pytest.mark.slow
+def test_torchrun_starts_two_processes_that_train_one_run(tmp_path):
+    """The command of the page, from nothing: one folder, one writer, a table at the end."""
+    flags = ["--steps", "4", "--valid_every", "2", "--valid_limit", "5", "--test_limit", "5", "--out", tmp_path / "run"]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+                           ROOT / "train.py", *map(str, flags)], text=True, capture_output=True, timeout=300,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in log_of(tmp_path / "run") if "valid_ndcg" in row] == [2, 4]
+    assert done.stdout.count("gap closed") == 1 and (tmp_path / "run" / "eval-test.json").exists()

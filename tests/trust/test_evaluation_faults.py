@@ -37,7 +37,7 @@ def size(result):
     return result["ranked_lists"], result["orders"]
 
 
-# ---- 1. A cheap look never replaces an expensive result ---------------------------------------------------------------
+# ---- 1. A cheap look never replaces an expensive result ------------------------------------------
 
 @pytest.mark.parametrize("flags", [["--limit", "2"], ["--limit", "2", "--orders", "9"], ["--orders", "1"]])
 def test_a_partial_result_does_not_replace_a_fuller_one_and_says_so(run, capsys, flags):
@@ -92,7 +92,7 @@ def test_rivals_with_fewer_rows_do_not_replace_those_with_more(small_world, tmp_
     assert "is not kept" in capsys.readouterr().err
 
 
-# ---- 2. What cannot be written costs no table, and is tried before the work -------------------------------------------
+# ---- 2. What cannot be written costs no table, and is tried before the work ----------------------
 
 @pytest.fixture
 def work(monkeypatch):
@@ -145,7 +145,7 @@ def test_the_folder_for_the_rivals_results_is_tried_before_the_work(small_world,
     assert "cannot be written to" in message and not work
 
 
-# ---- 3. Data that are no longer those of the training -----------------------------------------------------------------
+# ---- 3. Data that are no longer those of the training --------------------------------------------
 
 @pytest.fixture
 def moving_world(tmp_path):
@@ -192,7 +192,7 @@ def test_a_run_of_before_the_hashes_were_kept_is_evaluated(run):
     assert result_of(run)["ranked_lists"] == 2
 
 
-# ---- 4. --ask goes by the run's own rules -----------------------------------------------------------------------------
+# ---- 4. --ask goes by the run's own rules --------------------------------------------------------
 
 QUESTION = {"history": [["Film 1", 5], ["Film 2", 1]], "candidates": ["Film 3", "Film 4", "Film 5"]}
 
@@ -231,7 +231,7 @@ def test_a_question_to_a_model_of_more_fields_is_ranked_by_titles_with_a_note(ru
     assert lines[3:] == ["note: this model was trained on title,category,average: yours are titles alone"]
 
 
-# ---- 5. Files of a run that somebody has edited -----------------------------------------------------------------------
+# ---- 5. Files of a run that somebody has edited --------------------------------------------------
 
 @pytest.mark.parametrize("hashes", [3, None, {}, {"lists": "x"}, ["lists", "prompt"]])
 def test_hashes_that_are_none_are_refused_by_name(run, hashes):

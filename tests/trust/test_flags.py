@@ -60,7 +60,7 @@ def test_huge_flags_are_refused_by_name(config, least):
         for value in HUGE[field.type]:
             message = one_line(lambda: config(**real, **{field.name: field.type(value)}))  # noqa: B023
             assert message.startswith(f"--{field.name} must be"), message
-    for flag, value in (("--seed", 10 ** 30), ("--warmup_steps", 10 ** 400), ("--alpha", "inf")):
+    for flag, value in (("--seed", 10 ** 30), ("--warmup", 10 ** 400), ("--alpha", "inf")):
         assert f"error: {flag} must be" in said(train.main, [flag, str(value)])
 
 

@@ -146,7 +146,7 @@ def test_kill_9_before_every_change_of_the_folder_loses_nothing(tmp_path, monkey
     write(tmp_path, "csv", many(users=8, least=16, most=18), {str(i): f"Film {i}" for i in range(40)})
     flags = ["--dataset", "csv", "--data_path", str(tmp_path), "--list_size", "3", "--history_size", "2", "--steps",
              "4", "--batch_size", "2", "--valid_every", "2", "--valid_limit", "8", "--test_at_end", "False",
-             "--log_every", "1", "--dropout", "0.1", "--warmup_steps", "1", "--out"]
+             "--log_every", "1", "--dropout", "0.1", "--out"]
     whole, real = tmp_path / "whole", train.validate
     monkeypatch.setattr(train, "validate", ever_better(whole))
     train.main([*flags, str(whole)])
