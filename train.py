@@ -10,7 +10,8 @@ Every flag is a field of DataConfig (data.py), TrainConfig or RunConfig. A run's
 config.json, log.jsonl, model/ (best on validation), checkpoint/ (what resuming needs) and, where
 test lists were ranked, eval-test.json.
 
-The algorithm is `losses`, `one_step` and the loop in `train`: read these first.
+The algorithm is TrainingSteps.batch (what a step shows the model), `losses` (with the formulas of
+alro.py) and `one_step`; the loop in `train` calls them. Read these first.
 """
 import dataclasses
 import math
@@ -34,7 +35,7 @@ from model import (
     autocast, build_model, choose_bf16, describe_device, encode, hardware, join_processes,
     pick_device, processes, sum_over_processes, use_one_thread)
 from runs import (
-    Clock, Origin, Progress, StopRequest, TrainingLog, check_input, check_minimum, command,
+    Clock, Origin, StopRequest, TrainingLog, check_input, check_minimum, command,
     config_from_dict, error_at, is_locked)
 from runs import (
     ignore_interrupt, load_checkpoint, open_folder, option, parse_flags, read_run_config,
@@ -151,15 +152,16 @@ PRESETS = {
 
 
 # ---- The data of one step ------------------------------------------------------------------------
-# A step shows the model --batch_size lists. With PSL each list is shown twice, in two displayed
-# orders: B rows in the first order and, below them, the same B lists in the other. All randomness
+# A step shows the model --batch_size lists, in one or several parts of B lists each. With PSL each
+# list is shown twice, in two displayed orders: B rows in the first order and, below them, the same
+# B lists in the other. All randomness
 # of a list (its displayed orders, its ties) comes from (seed, epoch, list_id) and nothing else, so
 # that resuming, sharding and comparing are exact.
 
 class StepData(NamedTuple):
     parts: list[Batch]    # this process's share of the step's lists, in --grad_accum parts
     list_ids: list[str]   # of all lists of the step, in all processes
-    shortened: list[str]  # ids of those whose oldest history did not fit into the model's context
+    shortened: list[str]  # ids of this process's lists whose oldest history did not fit the model
 
 
 class TrainingSteps(torch.utils.data.Dataset):
@@ -172,9 +174,9 @@ class TrainingSteps(torch.utils.data.Dataset):
     SORTED_TOGETHER = 16
 
     def __init__(self, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig,
-                 rank: int = 0, world: int = 1):
+                 process: int = 0, n_processes: int = 1):
         self.lists, self.encoder, self.cfg = lists, encoder, cfg
-        self.rank, self.world = rank, world
+        self.process, self.n_processes = process, n_processes
         self.per_epoch = math.ceil(len(lists) / cfg.batch_size)
         self.total = cfg.steps or max(1, round(cfg.epochs * self.per_epoch))
         self.lengths = self.about_how_long()  # (lists,)
@@ -195,23 +197,25 @@ class TrainingSteps(torch.utils.data.Dataset):
 
     def lists_of(self, epoch: int, place: int) -> list[RankingList]:
         """The lists of the epoch's step at this place; an epoch has each list once."""
-        batch_size, random = self.cfg.batch_size, generator("epoch", self.cfg.seed, epoch)
-        order = torch.randperm(len(self.lists), generator=random)
+        batch_size, numbers = self.cfg.batch_size, generator("epoch", self.cfg.seed, epoch)
+        rows = torch.randperm(len(self.lists), generator=numbers)
         # Padding is work for nothing, so lists of one step should be about equally long: cut the
         # random order into stretches of some steps, sort each stretch by length, and shuffle the
         # steps, so that long lists do not always come last.
-        stretches = order.split(self.SORTED_TOGETHER * batch_size)
-        order = torch.cat([rows[self.lengths[rows].argsort(stable=True)] for rows in stretches])
-        shuffled = torch.randperm(self.per_epoch, generator=random)
-        start = shuffled[place].item() * batch_size
-        return [self.lists[row] for row in order[start:start + batch_size].tolist()]
+        stretches = rows.split(self.SORTED_TOGETHER * batch_size)
+        by_length = [stretch[self.lengths[stretch].argsort(stable=True)] for stretch in stretches]
+        shuffled_steps = torch.randperm(self.per_epoch, generator=numbers)
+        start = shuffled_steps[place].item() * batch_size
+        chosen = torch.cat(by_length)[start:start + batch_size]
+        return [self.lists[row] for row in chosen.tolist()]
 
     def __getitem__(self, step: int) -> StepData:
         epoch, place = divmod(step, self.per_epoch)
         lists = self.lists_of(epoch, place)
-        # This process's share, and its parts: as many as keep each part's lists below the bound.
-        mine = lists[self.rank::self.world]
-        lists_per_part = math.ceil(self.cfg.batch_size / (self.cfg.grad_accum * self.world))
+        # This process's share, and its parts: 8 lists, 2 processes and --grad_accum 4 make 4 parts
+        # of one list in each process. Every n-th list goes into one part: all are about as long.
+        mine = lists[self.process::self.n_processes]
+        lists_per_part = math.ceil(self.cfg.batch_size / (self.cfg.grad_accum * self.n_processes))
         n_parts = math.ceil(len(mine) / lists_per_part)
         parts, shortened = [], []
         for part in range(n_parts):
@@ -252,15 +256,16 @@ class TrainingSteps(torch.utils.data.Dataset):
 def both_displayed_orders(model, batch: Batch, cfg: TrainConfig):
     """What the model says of a batch of B lists or, with PSL, of B lists in two displayed orders.
 
-    Returns: (log_probs, other_log_probs, history): (B, m, m) by item, over the vocabulary; the same
-    in the other displayed order, or None; `history_loss` (B,), or None.
+    Returns: (log_probs, other_log_probs, history): (B, m, m), log_probs[b, k, i] is that of item i
+    at output position k of list b, normalised over the vocabulary; the same in the other displayed
+    order, or None; `history_loss` (B,), or None.
     """
     # Stage 1: one pass of the model over all rows. Both displayed orders go through it together:
     # half as many passes, and no second set of activations to wait for.
     with autocast(batch.input_ids.device, cfg.bf16):
         answer_logits, history_logits = target_logits(model, batch)  # (B or 2 B, m or H, V)
-    # Stage 2: from letters to items. Slot 0 of one order and slot 0 of the other are different
-    # films; by item the two are comparable, and the displayed order is out of sight from here on.
+    # Stage 2: from slots to items. The letter " A" stands for slot 0, which holds another item in
+    # the other order; by item the two can be compared, and the display is out of sight from here.
     log_probs = item_log_probs(answer_logits, batch)  # (B or 2 B, m, m)
     history = None
     if cfg.history_weight:
@@ -270,35 +275,37 @@ def both_displayed_orders(model, batch: Batch, cfg: TrainConfig):
     # Stage 3: the two halves of the rows, as TrainingSteps.batch has put them together.
     first, other = log_probs.chunk(2)  # (B, m, m) each
     if history is not None:
-        history, _ = history.chunk(2)  # (B,) once is enough: the histories are the same
+        history, _ = history.chunk(2)  # (B,) once is enough: it comes before the candidates
     return first, other, history
 
 
 def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
-    """The objective's parts and its "total", each (B,), and what to compare them with."""
+    """The objective's terms and its "total", each (B,), and what to compare them with."""
     log_probs, other_log_probs, history = both_displayed_orders(model, batch, cfg)
     n_lists = len(log_probs)
     order, ratings = batch.order[:n_lists], batch.ratings[:n_lists]  # (B, m)
-    # Stage 4: the objective, on the first displayed order; the other one is for PSL alone (GUESS:
-    # the paper's sum shows one prompt; baselines.both_orders_losses has the other reading).
+    # Stage 4: the objective, on the first displayed order; the other one is for PSL alone. (GUESS:
+    # the paper's sum shows one prompt. `both_orders_losses` in baselines.py has the other reading.)
     weights = {"alpha": cfg.alpha, "beta": cfg.beta, "history_weight": cfg.history_weight}
-    parts = alro_loss(
+    terms = alro_loss(
         log_probs, order, ratings, **weights, gamma=cfg.gamma, sigma=cfg.sigma,
         other_log_probs=other_log_probs, through_target=cfg.through_target, history=history)
-    return {**parts, **references(batch, order, ratings, cfg)}
+    return {**terms, **references(batch, order, ratings, cfg)}
 
 
 @torch.no_grad()
 def references(batch: Batch, order: torch.Tensor, ratings: torch.Tensor, cfg: TrainConfig) -> dict:
     """What to read the losses beside: SLL of a model that knows only what is already out, and of
     one that is sure of the gold order; and how many tokens the lists have, without padding."""
-    # Both references are of y itself, so they depend on the list alone, not on the model.
+    # No model is asked. With the gold items forced, a *blind* model is certain only that what is
+    # out already does not come again (alro.blind_probs). tau is the target rank of each item.
     tau = gold_rank(ratings)  # (B, m)
     blind = soft_lambda_loss(blind_probs(order), ratings, tau, cfg.gamma, cfg.sigma)
     perfect = soft_lambda_loss(perfect_probs(order), ratings, tau, cfg.gamma, cfg.sigma)
+    # For the speed that is logged: a list's tokens in one or both of its displayed orders.
     tokens = batch.prompt_tokens + order.shape[1]  # (B or 2 B,) prompt and answer
-    return {"blind_sll": blind, "perfect_sll": perfect,
-            "tokens": tokens.reshape(-1, len(order)).sum(0)}
+    tokens_of_list = tokens.reshape(-1, len(order)).sum(0)  # (B,)
+    return {"blind_sll": blind, "perfect_sll": perfect, "tokens": tokens_of_list}
 
 
 # ---- One step ------------------------------------------------------------------------------------
@@ -307,19 +314,19 @@ def references(batch: Batch, order: torch.Tensor, ratings: torch.Tensor, cfg: Tr
 def one_step(model, data: StepData, optimizer, scheduler, cfg: TrainConfig, losses=losses):
     """Forward, backward, clip, update. Returns: means over the step's lists, of each value that
     `losses` gives, and the norm of the gradient; still on the device."""
-    weights = list(trainable(model).values())
+    parameters = list(trainable(model).values())
     n_lists = len(data.list_ids)
     values_of_parts = []
     for batch in data.parts:
-        values = losses(model, batch.to(weights[0].device), cfg)
+        values = losses(model, batch.to(parameters[0].device), cfg)
         # The gradient wanted is that of the mean over the step's lists. Each part gives its share
         # of that mean, and PyTorch adds the gradients of the parts up.
         (values["total"].sum() / n_lists).backward()
         values_of_parts.append({name: value.detach().sum() for name, value in values.items()})
     # With several processes, each has seen its own lists: add their gradients up, too.
-    add_gradients_of_all_processes(weights)
+    add_gradients_of_all_processes(parameters)
     # A gradient longer than --clip is shortened to it; the norm is that of before.
-    norm = torch.nn.utils.clip_grad_norm_(weights, cfg.clip)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, cfg.clip)
     optimizer.step()
     # The rate of the next step (see make_optimizer).
     scheduler.step()
@@ -327,9 +334,9 @@ def one_step(model, data: StepData, optimizer, scheduler, cfg: TrainConfig, loss
     return {**means_over_lists(values_of_parts, n_lists), "grad_norm": norm.detach()}
 
 
-def add_gradients_of_all_processes(weights: list[torch.nn.Parameter]) -> None:
+def add_gradients_of_all_processes(parameters: list[torch.nn.Parameter]) -> None:
     if processes.is_initialized():
-        for weight in weights:
+        for weight in parameters:
             # Every process must take part in every sum, whether it has a gradient or not.
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
@@ -339,19 +346,20 @@ def add_gradients_of_all_processes(weights: list[torch.nn.Parameter]) -> None:
 def means_over_lists(values_of_parts: list[dict], n_lists: int) -> dict[str, torch.Tensor]:
     # One tensor of all sums, so that several processes exchange it once.
     names = list(values_of_parts[0])
-    sums = torch.stack([sum(part[name] for part in values_of_parts) for name in names])
-    return dict(zip(names, sum_over_processes(sums) / n_lists))
+    sums = [sum(part[name] for part in values_of_parts) for name in names]
+    means = sum_over_processes(torch.stack(sums)) / n_lists
+    return dict(zip(names, means))
 
 
-def validate(model, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig, rank: int = 0,
-             world: int = 1) -> tuple[float, set[str]]:
+def validate(model, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig,
+             process: int = 0, n_processes: int = 1) -> tuple[float, set[str]]:
     """Mean NDCG@m of the validation lists, each in one random displayed order; shared by processes.
 
     Returns: (NDCG, ids of the lists whose oldest history did not fit).
     """
     # The order is random, whatever training shows: copying the display earns nothing here. It is
     # the same in every run, so that runs can be compared.
-    mine, m = lists[rank::world], encoder.list_size
+    mine, m = lists[process::n_processes], encoder.list_size
     # In float64, summed over lists and processes: the same number however they are shared out.
     total = torch.zeros((), dtype=torch.float64)
     ranker = ModelRanker(model, encoder, batch_size=lists_ranked_at_once(cfg), bf16=cfg.bf16)
@@ -364,7 +372,7 @@ def validate(model, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig
 
 
 def lists_ranked_at_once(cfg: TrainConfig) -> int:
-    """As many prompts as go through the model in training."""
+    """About as many prompts as go through the model at once in training."""
     return max(1, 2 * cfg.batch_size // cfg.grad_accum)
 
 
@@ -383,7 +391,7 @@ class Job(NamedTuple):
     valid_lists: list[RankingList]
 
 
-def prepare(data_cfg: DataConfig, cfg: TrainConfig, rank: int, world: int) -> Job:
+def prepare(data_cfg: DataConfig, cfg: TrainConfig, process: int, n_processes: int) -> Job:
     """Load the data and the model. Raises: AlroError if they do not fit together."""
     check_input(data_cfg.history_ratings or not cfg.history_weight,
                 "--history_ratings False needs --history_weight 0")
@@ -391,16 +399,17 @@ def prepare(data_cfg: DataConfig, cfg: TrainConfig, rank: int, world: int) -> Jo
     splits = split(ratings, data_cfg)
     # Lists whose candidates all have one rating can teach no order.
     train_lists = informative(splits.train, "training")
-    # Each process needs a list in each step, the last and smallest one of an epoch included.
+    # Each process needs a list in each step, the smallest one of an epoch included.
     smallest_step = len(train_lists) % cfg.batch_size or cfg.batch_size
-    check_input(smallest_step >= world, f"an epoch's last step has {smallest_step} lists for "
-                                        f"{world} processes: another --batch_size")
+    check_input(smallest_step >= n_processes,
+                f"an epoch's smallest step has {smallest_step} lists for {n_processes} processes: "
+                "another --batch_size")
     model, tokenizer = build_model(cfg, ratings)
     # torch.compile makes code for one length of a batch: lengths that are multiples of 64 are few.
     multiple = 64 if cfg.compile else 1
     encoder = make_encoder(model, tokenizer, ratings.prompt_words(), data_cfg.list_size,
                            history_targets=cfg.history_weight > 0, multiple=multiple)
-    steps = TrainingSteps(train_lists, encoder, cfg, rank, world)
+    steps = TrainingSteps(train_lists, encoder, cfg, process, n_processes)
     valid_every = cfg.valid_every or max(1, steps.total // 5)
     # A validation ranks no more lists than were trained on since the one before: a short run would
     # do little else.
@@ -414,6 +423,16 @@ def origin_of(job: Job, cfg: TrainConfig, losses) -> Origin:
     all_lists = job.splits.train + job.splits.valid + job.splits.test
     return Origin(sha256(all_lists), sha256_of_words(job.encoder.words), losses.__name__,
                   dataclasses.asdict(cfg))
+
+
+def claim_folder(run_cfg: RunConfig, data_cfg: DataConfig, origin: Origin, job: Job, process: int,
+                 n_processes: int) -> tuple[Path, object]:
+    """(the run's folder, locked and, if it is new, with its config.json; the lock)."""
+    folder, lock = open_folder(run_cfg.resume, run_cfg.out, data_cfg.dataset, process, n_processes)
+    # One process writes, the others only read.
+    if process == 0 and run_cfg.resume is None:
+        write_config(folder, data_cfg, origin, job.encoder.words, hardware())
+    return folder, lock
 
 
 def describe_start(dataset: str, cfg: TrainConfig, job: Job, device_text: str) -> str:
@@ -447,9 +466,10 @@ def as_tensors(data: StepData) -> StepData:
 
 def make_loader(steps: TrainingSteps, first: int, device: torch.device):
     """The steps' data from `first` on, tokenised in another process while the model works."""
-    # Its generator is its own, not the one that dropout draws from: making a loader would move it.
     workers = 4 if device.type == "cuda" else 1
-    places, random = range(first, steps.total), torch.Generator()
+    places = range(first, steps.total)
+    # A generator of its own: making a loader would move the one that dropout draws from.
+    random = torch.Generator()
     return torch.utils.data.DataLoader(
         steps, batch_size=None, sampler=places, collate_fn=as_arrays, generator=random,
         num_workers=workers, worker_init_fn=ignore_interrupt)
@@ -478,17 +498,17 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
     """
     # ---- start: data, model, folder
     # Nothing is written before all that can be wrong with flags, data and model has been checked.
+    # Several processes (torchrun) do the same, each with its share of every step's lists.
     run_cfg = run_cfg or RunConfig()
-    rank, world = join_processes()
-    say = tqdm.write if rank == 0 else (lambda *_: None)  # it leaves the bar alone
+    process, n_processes = join_processes()
+    say = tqdm.write if process == 0 else (lambda *_: None)  # it leaves the bar alone
     device = pick_device()
     use_one_thread(device, cfg.model)
-    job = prepare(data_cfg, cfg, rank, world)
+    job = prepare(data_cfg, cfg, process, n_processes)
     model, steps = job.model, job.steps
+    # The configuration as given: which number format it leads to is this machine's matter.
     origin = origin_of(job, cfg, losses)
-    folder, _lock = open_folder(run_cfg.resume, run_cfg.out, data_cfg.dataset, rank, world)
-    if rank == 0 and run_cfg.resume is None:
-        write_config(folder, data_cfg, origin, job.encoder.words, hardware())
+    folder, _lock = claim_folder(run_cfg, data_cfg, origin, job, process, n_processes)
     bf16, why = choose_bf16(cfg.bf16, device, cfg.model)
     cfg = dataclasses.replace(cfg, bf16=bf16)
     say(describe_start(data_cfg.dataset, cfg, job, describe_device(device, bf16, why)))
@@ -498,16 +518,17 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
     # after it is bit for bit what would have come without an interruption.
     model.to(device).train()
     optimizer, scheduler = make_optimizer(model, cfg, steps.total)
-    progress = Progress()
+    progress = load_checkpoint(folder, origin, TrainConfig(), model, optimizer, scheduler)
     if run_cfg.resume is not None:
-        progress = load_checkpoint(folder, origin, TrainConfig(), model, optimizer, scheduler)
         say(f"resumed at step {progress.step}")
-    log = TrainingLog(folder if rank == 0 else None, progress.step, data_cfg.list_size)
+    log = TrainingLog(folder if process == 0 else None, progress.step, data_cfg.list_size)
     shortened = {"train": set(), "valid": set(), "test": set()}
     clock = Clock(progress.step, steps.total)
-    first = steps.total if progress.stopped_early(cfg.patience) else progress.step
+    first = progress.step
+    if progress.stopped_early(cfg.patience):
+        first = steps.total  # nothing is left to train
     # No bar in a pipe, and none in the other processes.
-    bar = tqdm(total=steps.total, initial=first, disable=True if rank else None, mininterval=1)
+    bar = tqdm(total=steps.total, initial=first, disable=True if process else None, mininterval=1)
 
     with StopRequest() as stop, bar:
         for data in until_stopped(make_loader(steps, first, device), stop):
@@ -530,17 +551,18 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
             # ---- validate: the model that is best here, not the last one, is the run's result
             if due:
                 with error_at(f"step {progress.step}"):
-                    score, cut = validate(model, job.valid_lists, job.encoder, cfg, rank, world)
+                    score, cut = validate(model, job.valid_lists, job.encoder, cfg, process,
+                                          n_processes)
                 log.write({"step": progress.step, "valid_ndcg": score})
                 shortened["valid"].update(cut)
-                best = progress.add(score)
+                is_best = progress.add(score)
                 say(f"step {progress.step}: validation NDCG@{data_cfg.list_size} {score:.4f}"
-                    f"{' (best)' if best else ''}")
-                if best and rank == 0:
+                    f"{' (best)' if is_best else ''}")
+                if is_best and process == 0:
                     save_model(model, job.tokenizer, folder)
 
             # ---- checkpoint: all that going on needs, whole or not at all
-            if due and rank == 0:
+            if due and process == 0:
                 save_checkpoint(folder, progress, origin, model, optimizer, scheduler)
             if due:
                 log.restart_clock()
@@ -550,18 +572,19 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
                 break
 
     # ---- end: after Ctrl-C or SIGTERM, with the step that was under way finished
+    # (`StopRequest` has caught the signal; the last log lines are still to be written).
     if stop.requested:
         log.flush(lr=scheduler.get_last_lr()[0])
-        if rank == 0:
+        if process == 0:
             save_checkpoint(folder, progress, origin, model, optimizer, scheduler)
         raise SystemExit(f"interrupted; go on with: {command('train.py', '--resume', folder)}")
-    if world > 1:
+    if n_processes > 1:
         processes.destroy_process_group()
 
     # ---- end: the test lists, with the model that was best on validation
     outcome = {"folder": str(folder), "best_valid_ndcg": progress.best, "shortened": shortened}
     # The first process ranks alone: the others have nothing left to do.
-    if cfg.test_at_end and rank == 0:
+    if cfg.test_at_end and process == 0:
         outcome |= test_at_end(folder, cfg, job, shortened)
     if any(shortened.values()):
         counts = {use: len(list_ids) for use, list_ids in shortened.items()}
@@ -592,8 +615,8 @@ def next_command(folder: Path, cfg: TrainConfig) -> str:
 
 def ablation_runs(cfg: TrainConfig, run_cfg: RunConfig, root: Path) -> dict[Path, TrainConfig]:
     """{folder: configuration} of SFT, SFT + SLL, SFT + PSL and ALRO, on two kinds of orders."""
-    # An arm is a pair of weights. All arms share steps, lists and seeds; those without PSL read one
-    # prompt per list where the others read two.
+    # An arm is a pair of weights, alpha and beta. All arms share steps, lists and seeds; those
+    # without PSL read one prompt per list where the others read two.
     arms = {"SFT": (0.0, 0.0), "SFT+SLL": (cfg.alpha, 0.0)}
     arms |= {"SFT+PSL": (0.0, cfg.beta), "ALRO": (cfg.alpha, cfg.beta)}
     runs = {}
@@ -637,8 +660,8 @@ def ablation(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig) -> dict
             print(f"{folder}: another process trains it")
             continue
         print(f"\n---- run {number} of {len(runs)}: {folder}")
-        resume = str(folder) if (folder / "config.json").exists() else None
-        train(data_cfg, arm_cfg, RunConfig(out=str(folder), resume=resume))
+        resumed = str(folder) if folder in started else None
+        train(data_cfg, arm_cfg, RunConfig(out=str(folder), resume=resumed))
     # What another process is still at is not in the table: the user is told to come back.
     busy = [str(folder) for folder in runs if is_locked(folder)]
     check_input(not busy, f"all else is trained, but another process is at {', '.join(busy)}: for "

@@ -2,7 +2,8 @@
 
     python tests/measure.py train      train what results/ needs; stopped, it goes on where it was;
                                        two of it may work side by side
-    python tests/measure.py score      rank with the trained runs, fit the rivals, write results/*.json
+    python tests/measure.py score [arms|rivals|new_films|noise|knobs]...
+                                       rank with the trained runs, fit the rivals, write results/*.json
     python tests/measure.py list       what there is to train, and what is done
 
 World, model and settings were chosen on seeds 100 to 104 and validation lists (results/choice.md);
@@ -15,13 +16,14 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import numpy as np  # noqa: E402
 
 import baselines  # noqa: E402
 import evaluate  # noqa: E402
 import train  # noqa: E402
 from alro import lambda_loss, rank_of, soft_rank  # noqa: E402
 from data import DataConfig  # noqa: E402
-from runs import is_locked, read_log  # noqa: E402
+from runs import is_locked, read_log, write_json  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/measure")
@@ -113,19 +115,168 @@ def train_all() -> None:
         print(f"==== {number} of {len(todo)}: {folder} in {time.monotonic() - start:.0f} s", flush=True)
 
 
-def runs_of(*rows: str) -> list[str]:
-    return [str(folder_of(row, seed)) for row in rows for seed in plan()[row].seeds]
+# ---- Scoring ---------------------------------------------------------------------------------------------------------
+
+ORDERS, LISTS = 3, 500
 
 
-def table_of(file: str, rows: list[str], **more) -> None:
-    """results/FILE.json: rows over their seeds, on the same 500 test lists in 3 random orders."""
-    flags = ["--limit", "500", "--orders", "3", "--pool", "True", "--json", str(ROOT / "results" / f"{file}.json")]
-    evaluate.main([*runs_of(*rows), *flags])
+def done_seeds(row: str) -> list[int]:
+    return [seed for name, seed, folder, _, cfg, _ in jobs() if name == row and finished(folder, cfg)]
+
+
+def score_rows(rows: list[str], data, decode: str = "greedy", ways=(("", 1, lambda ranker: ranker),)) -> tuple:
+    """({row: [evaluate.score_method of each seed]}, {row: LLM calls per list}) on the same lists."""
+    methods, calls = {}, {}
+    words = data.ratings.prompt_words()
+    for row in rows:
+        for way, count, wrap in ways:
+            methods[row + way] = []
+            calls[row + way] = count
+            for seed in done_seeds(row):
+                ranker = evaluate.ranker_of_run(str(folder_of(row, seed)), words, data.list_size, decode)
+                methods[row + way].append(evaluate.score_method(wrap(ranker), data.lists, ORDERS))
+    return {row: seeds for row, seeds in methods.items() if seeds}, calls
+
+
+def interval(values: np.ndarray, draws: int = 1000) -> list[float]:
+    """95 % interval of the mean of values (seeds, lists): seeds and lists drawn again with replacement."""
+    rng = np.random.default_rng(0)
+    seeds, lists = values.shape
+    means = [values[rng.integers(0, seeds, seeds)][:, rng.integers(0, lists, lists)].mean() for _ in range(draws)]
+    return np.percentile(means, [2.5, 97.5]).tolist()
+
+
+def values_of(seeds: list[dict], metric: str) -> np.ndarray:
+    return np.stack([method["values"][metric] for method in seeds])  # (seeds, lists)
+
+
+def table(data, by_row: dict, calls: dict, differences=(), **about) -> dict:
+    """What a file of results/ holds: of each row means, intervals over seeds and lists, and each seed's mean; paired
+    differences of rows, seed by seed."""
+    metrics = [f"ndcg@{data.list_size}", "agreement"]
+    reference = {name: [evaluate.score_method(ranker, data.lists, ORDERS)]
+                 for name, ranker in evaluate.reference_rankers(data).items()}
+    everything = {"chance": [evaluate.chance_method(data.lists)], **by_row, **reference}
+    pooled = {row: evaluate.over_seeds(seeds) for row, seeds in everything.items()}
+    about = {"dataset": "synthetic", "model": "tiny", "decode": "greedy", "seed": "by row", **about}
+    result = evaluate.summary(pooled, data, calls, orders=ORDERS, **about)
+    for row, seeds in by_row.items():
+        result["methods"][row]["seeds"] = len(seeds)
+        for metric in metrics:
+            result["methods"][row][metric]["ci95_seeds_and_lists"] = interval(values_of(seeds, metric))
+    result["differences"] = {}
+    for one, other in differences:
+        if one in everything and other in everything:
+            entry = result["differences"][f"{one} - {other}"] = {}
+            for metric in metrics:
+                a, b = values_of(everything[one], metric), values_of(everything[other], metric)
+                count = min(len(a), len(b)) if min(len(a), len(b)) > 1 else max(len(a), len(b))
+                gap = a[:count] - b[:count]  # a row without seeds is the same beside each
+                entry[metric] = {"mean": float(gap.mean()), "ci95_seeds_and_lists": interval(gap),
+                                 "by_seed": gap.mean(1).tolist()}
+    return result
+
+
+def write(name: str, result) -> None:
+    write_json(ROOT / "results" / f"{name}.json", result)
+    print(f"results/{name}.json", flush=True)
+
+
+def world(**fields):
+    return evaluate.load_evaluation(DataConfig(**fields), "test", LISTS)
+
+
+def score_arms() -> None:
+    rows = [row for row in plan() if row.split(", ")[0] in ARMS and "width" not in row and "noise" not in row]
+    data = world()
+    by_row, calls = score_rows(rows, data)
+    pairs = [("ALRO, shown", "SFT, shown"), ("SFT+SLL, shown", "SFT, shown"), ("SFT+PSL, shown", "SFT, shown"),
+             ("ALRO, shown", "SFT+PSL, shown"), ("ALRO, shown", "SFT+SLL, shown"),
+             ("SFT+SLL, shuffled", "SFT, shuffled"), ("SFT+PSL, shuffled", "SFT, shuffled"),
+             ("ALRO, shuffled", "SFT, shuffled"), ("ALRO, shuffled", "SFT+PSL, shuffled"),
+             ("ALRO, shown", "SFT, shuffled"), ("ALRO, shown", "SFT, shuffled, twice the steps"),
+             ("ALRO, shown", "item mean"), ("ALRO, shown", "oracle")]
+    write("arms", table(data, by_row, calls, pairs))
+
+
+def score_rivals() -> None:
+    """ALRO beside SFT bootstrapped, its own point-wise ranking, and rivals without a language model."""
+    data = world()
+    bootstrap = [(f", {n} orders", n, lambda ranker, n=n: baselines.bootstrapped(ranker, n)) for n in (3, 5)]
+    once = ("", 1, lambda ranker: ranker)
+    levels = np.unique(data.ratings.rating)
+    point_wise = (", point-wise", data.list_size, lambda ranker: baselines.point_wise(ranker, levels))
+    by_row, calls = score_rows(["SFT, shown", "SFT, shuffled"], data, ways=[once, *bootstrap])
+    more, more_calls = score_rows(["ALRO, shown"], data, ways=[once, point_wise])
+    first, _ = score_rows(["ALRO, shown"], data, decode="first")
+    by_row |= more
+    by_row["ALRO, shown, first step"] = first["ALRO, shown"]
+    calls |= {**more_calls, "ALRO, shown, first step": 1}
+    embedding, chosen = baselines.embedding_rankers(data.ratings, data.splits, "test")
+    for name, ranker in (embedding | baselines.told_the_category(data)).items():
+        by_row[name] = [evaluate.score_method(ranker, data.lists, ORDERS)]
+    pairs = [("ALRO, shown", other) for other in by_row if other != "ALRO, shown"]
+    chosen = {name: str(choice) for name, choice in chosen.items()}
+    write("rivals", table(data, by_row, calls, pairs, chosen=chosen))
+
+
+def score_new_films() -> None:
+    """The share of new films in a test list, from none to all. Training lists hold none, so they are the same in each
+    of these worlds, and one model is ranked in all of them."""
+    tables = {}
+    for count in (0, 2, 4, 6):
+        data = world(new_films=count)
+        by_row, calls = score_rows(["ALRO, shown"], data)
+        embedding, _ = baselines.embedding_rankers(data.ratings, data.splits, "test")
+        for name, ranker in (embedding | baselines.told_the_category(data)).items():
+            by_row[name] = [evaluate.score_method(ranker, data.lists, ORDERS)]
+        tables[f"{count} new films of 6"] = table(data, by_row, calls)
+    write("new_films", tables)
+
+
+def score_noise() -> None:
+    tables = {}
+    for noise in (0.5, 0.7, 1.0, 2.0):
+        ending = "" if noise == DataConfig().retriever_noise else f", retriever noise {noise:g}"
+        rows = [f"{arm}{ending}" for arm in ("SFT, shown", "SFT, shuffled", "ALRO, shown")]
+        data = world(retriever_noise=noise)
+        tables[f"retriever noise {noise:g}"] = table(data, *score_rows(rows, data))
+    write("noise", tables)
+
+
+def score_knobs() -> None:
+    """One setting changed at a time, seeds 0 to 2; ALRO with the defaults beside them, of the same seeds."""
+    arms = {row for row in plan() if row.split(", ")[0] in ARMS}
+    rows = [row for row in plan() if row not in arms]
+    tables = {}
+    for fields in ({}, {"list_size": 10}, {"history_ratings": False}):
+        data = world(**fields)
+        mine = [row for row in rows if plan()[row].data == fields and done_seeds(row)]
+        if not fields:
+            mine = ["ALRO, shown", *mine, *(row for row in arms if "width" in row and done_seeds(row))]
+        by_row, calls = score_rows(mine, data)
+        by_row = {row: seeds[:3] for row, seeds in by_row.items()}
+        if by_row:
+            result = table(data, by_row, calls, [(row, "ALRO, shown") for row in by_row if row != "ALRO, shown"])
+            for row in by_row:
+                last = [read_log(folder_of(row, seed)) for seed in done_seeds(row)[:3]]
+                steps = [[line for line in log if "sll" in line][-1] for log in last]
+                for name in ("sll", "blind_sll", "perfect_sll"):
+                    result["methods"][row][name] = float(np.mean([line[name] for line in steps]))
+            tables[" ".join(f"{name} {value}" for name, value in fields.items()) or "one setting changed"] = result
+    write("knobs", tables)
+
+
+SCORES = {"arms": score_arms, "rivals": score_rivals, "new_films": score_new_films, "noise": score_noise,
+          "knobs": score_knobs}
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["train"]:
         train_all()
+    elif sys.argv[1:2] == ["score"]:
+        for chosen in sys.argv[2:] or SCORES:
+            SCORES[chosen]()
     elif sys.argv[1:] == ["list"]:
         for name, seed, folder, _, cfg, _ in jobs():
             print("done" if finished(folder, cfg) else "    ", name, seed)
