@@ -44,6 +44,10 @@ def check_input(good: bool, message: str) -> None:
         raise AlroError(message)
 
 
+class FolderInUse(AlroError):
+    """Another process is training in that folder."""
+
+
 @contextlib.contextmanager
 def one_line_error(what: str):
     """For calls into libraries that read or write files: their errors become one line after `what`.
@@ -152,6 +156,7 @@ def parse_flags(arguments: list[str] | None, *configs, presets: dict | None = No
                             help="other defaults")
         chosen = parser.parse_known_args(arguments)[0].preset
         parser.set_defaults(**presets[chosen])
+    # One namespace holds all flags: hand each dataclass its own.
     values = vars(parser.parse_args(arguments))
     parsed = []
     for config in configs:
@@ -196,6 +201,7 @@ def read_json(path: Path) -> dict:
 
 def write_json(path: Path, content) -> None:
     """The whole file or nothing: written beside it, then moved into place."""
+    # A reader never sees half a file, and a kill leaves the old one.
     partial = path.with_name(path.name + ".partial")
     with one_line_error(f"{path}: cannot be written"):
         try:
@@ -218,6 +224,7 @@ def make_run_folder(out: str | None, dataset: str) -> Path:
         check_input(not Path(out).is_file(), f"--out {out} is a file, not a folder")
         Path(out).mkdir(parents=True, exist_ok=True)
         return Path(out)
+    # Making a folder is atomic: whoever makes it first has it.
     for n in itertools.count(1):
         folder = Path(f"runs/{dataset}-{n}")
         try:
@@ -238,7 +245,7 @@ def lock_folder(folder: Path):
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        raise AlroError(f"{folder} is in use: another process is training there") from None
+        raise FolderInUse(f"{folder} is in use: another process is training there") from None
     except (OSError, AttributeError):
         pass
     return file
@@ -250,7 +257,7 @@ def is_locked(folder: Path) -> bool:
         return False
     try:
         lock_folder(folder).close()
-    except AlroError:
+    except FolderInUse:
         return True
     return False
 
@@ -264,6 +271,7 @@ def check_new(folder: Path) -> None:
 
 def open_folder(resume: str | None, out: str | None, dataset: str, rank: int, world: int):
     """(the folder to write into, the same in all processes; the first process's lock on it)."""
+    # A list, because torch.distributed can only change an object's inside.
     name, lock = [resume], None
     if rank == 0:
         if resume is None:
@@ -427,7 +435,7 @@ class TrainingLog:
             self.check_finite(step, numbers, list_ids)
             tokens += numbers.pop("tokens") * len(list_ids)
             rows.append(numbers)
-        # Measured here, where the device has done all the steps.
+        # Measured here, where `item` has waited for the device to do all the steps.
         seconds = time.perf_counter() - self.start
         averages = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
         line = {"step": self.pending[-1][0], **averages,
@@ -470,6 +478,7 @@ SECONDS_BETWEEN_LINES = 60
 def progress(iterable, what: str):
     """Go through a sequence and show how far: a bar on a terminal, else a line now and then."""
     total = len(iterable)
+    # On a terminal a bar, and none for what takes no time.
     if sys.stderr.isatty():
         yield from tqdm(iterable, what, total, delay=2, leave=False)
         return

@@ -35,7 +35,7 @@ from model import (
     autocast, build_model, choose_bf16, describe_device, encode, hardware, join_processes,
     pick_device, processes, sum_over_processes, use_one_thread)
 from runs import (
-    Clock, Origin, StopRequest, TrainingLog, check_input, check_minimum, command,
+    Clock, FolderInUse, Origin, StopRequest, TrainingLog, check_input, check_minimum, command,
     config_from_dict, error_at, is_locked)
 from runs import (
     ignore_interrupt, load_checkpoint, open_folder, option, parse_flags, read_run_config,
@@ -656,12 +656,12 @@ def ablation(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig) -> dict
         check_same_config(folder, data_cfg, runs[folder])
     # Those that are trained go by quickly: resuming a finished run has no step left to do.
     for number, (folder, arm_cfg) in enumerate(runs.items(), 1):
-        if is_locked(folder):
-            print(f"{folder}: another process trains it")
-            continue
         print(f"\n---- run {number} of {len(runs)}: {folder}")
-        resumed = str(folder) if folder in started else None
-        train(data_cfg, arm_cfg, RunConfig(out=str(folder), resume=resumed))
+        resumed = str(folder) if (folder / "config.json").exists() else None
+        try:
+            train(data_cfg, arm_cfg, RunConfig(out=str(folder), resume=resumed))
+        except FolderInUse as error:
+            print(error)
     # What another process is still at is not in the table: the user is told to come back.
     busy = [str(folder) for folder in runs if is_locked(folder)]
     check_input(not busy, f"all else is trained, but another process is at {', '.join(busy)}: for "

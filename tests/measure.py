@@ -23,7 +23,7 @@ import evaluate  # noqa: E402
 import train  # noqa: E402
 from alro import lambda_loss, rank_of, soft_rank  # noqa: E402
 from data import DataConfig  # noqa: E402
-from runs import is_locked, read_log, write_json  # noqa: E402
+from runs import FolderInUse, is_locked, read_log, write_json  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/measure")
@@ -111,7 +111,10 @@ def train_all() -> None:
             continue
         start = time.monotonic()
         resume = str(folder) if (folder / "config.json").exists() else None
-        train.train(data_cfg, cfg, train.RunConfig(out=str(folder), resume=resume), losses=losses)
+        try:
+            train.train(data_cfg, cfg, train.RunConfig(out=str(folder), resume=resume), losses=losses)
+        except FolderInUse:  # since we looked
+            continue
         print(f"==== {number} of {len(todo)}: {folder} in {time.monotonic() - start:.0f} s", flush=True)
 
 

@@ -170,7 +170,7 @@ def test_synthetic_world():
 
     oracle = mean_ndcg(lambda one: sorted(range(6), key=lambda i: -ratings.expected[one.user, one.items[i]]))
     chance = mean_ndcg(lambda one: data.random_slots(6, one.list_id))
-    assert oracle > 0.97 > mean_ndcg(lambda one: one.shown) > 0.9 > 0.85 > chance
+    assert oracle > 0.98 > mean_ndcg(lambda one: one.shown) > 0.9 > 0.85 > chance
     time = {(u, i): t for u, i, t in zip(ratings.user, ratings.item, ratings.timestamp)}
     times = [[time[one.user, i] for i in one.items] for part in lists for one in part]
     for pick in (max, min):  # the place of the latest and of the earliest candidate is uniform over 0..m-1
@@ -203,7 +203,7 @@ def test_batch(kind):
         words = word_level(titles) if kind == "word" else tokenizer
         encoder = encoder_of(words, titles, m, 10 ** 6, history_targets)
         decode = encoder.tokenizer.decode
-        histories = [], [(i, i / 2) for i in range(3, len(titles))]
+        histories = [], [(i, min(i, 10) / 2) for i in range(3, len(titles))]
         lists = [data.RankingList("x", 0, history, [0, 1, 2], [1.0, 2.0, 3.5], [0, 1, 2]) for history in histories]
         orders = torch.tensor([order, slots])
         batch, shortened = encoder.batch(lists, [slots, order], orders)
@@ -226,7 +226,8 @@ def test_batch(kind):
             assert (batch.rated_at[b][len(places):] == 1).all() and all(t < len(alone) for t in places)
             lines = itertools.groupby(enumerate(places), lambda entry: entry[1] - entry[0])  # neighbours
             rated = [[decode([ids[t]]).strip() for _, t in line] for _, line in lines]
-            assert list(map("".join, rated)) == [f"{rating:g}" for _, rating in history] * history_targets
+            whole_ratings = ["".join(line).removeprefix(": ") for line in rated]  # to a word tokenizer ": 4" is one
+            assert whole_ratings == [f"{rating:g}" for _, rating in history] * history_targets
             assert all(map(all, rated))  # neither the space before a rating nor the end of its line
 
     check()

@@ -233,8 +233,9 @@ def test_ablation_pools_seeds_and_prints_the_arms_side_by_side(few_draws, tmp_pa
     printed = capsys.readouterr().out
     assert all(arm in printed for arm in arms) and "sd of seeds" in printed
     configs = [json.loads((root / f"{arm}-1" / "config.json").read_text())["train"] for arm in arms]
+    alpha, beta = cfg.alpha, cfg.beta
     assert [(c["alpha"], c["beta"], c["display_order"]) for c in configs] == [
-        (a, b, display) for display in ("shuffled", "shown") for a, b in ((0, 0), (1, 0), (0, 1), (1, 1))]
+        (a, b, display) for display in ("shuffled", "shown") for a, b in ((0, 0), (alpha, 0), (0, beta), (alpha, beta))]
     row = table["methods"]["SFT-shown-0 +1 seeds"]
     alone = [evaluate.main([f"{root}/SFT-shown-{seed}", "--limit", "4", "--orders", "2"]) for seed in (0, 1)]
     means = [next(iter(found.values()))["methods"][f"{root}/SFT-shown-{seed}"]["ndcg@6"]["mean"]
@@ -368,7 +369,8 @@ def test_cheaper_steps_have_the_same_gradient(flag):
         model.train()
         steps.encoder.multiple = 64 if cfg.compile else 1
         batch = steps[0].parts[0]
-        assert not cfg.compile or batch.input_ids.shape[1] == 128  # 65 tokens, padded
+        longest = batch.prompt_tokens.max() + 6
+        assert not cfg.compile or batch.input_ids.shape[1] % 64 == 0 < longest % 64  # so it is padded
         calls.append(0)
         model.base_model.layers[0].self_attn.register_forward_hook(lambda *_: calls.append(calls.pop() + 1))
         train.losses(model, batch, cfg)["total"].sum().backward()

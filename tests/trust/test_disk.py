@@ -19,8 +19,8 @@ import train
 from model import load_model, load_run
 
 
-@pytest.mark.parametrize("limit, what", [(100, "log.jsonl"), (100_000, "model"), (400_000, "checkpoint"),
-                                         (800_000, "checkpoint")])
+@pytest.mark.parametrize("limit, what", [(100, "log.jsonl"), (100_000, "model"), (1_000_000, "checkpoint"),
+                                         (1_800_000, "checkpoint")])  # model: 0.7 MB, checkpoint: 2.1 MB
 def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint_whole(world, straight, tmp_path, limit, what):
     """From step 4 on no file may grow past `limit` bytes, so that log, model or checkpoint fail, by the system's own
     error, in whatever library writes them. With room again the run goes on to the same end."""

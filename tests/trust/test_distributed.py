@@ -60,7 +60,7 @@ def test_two_processes_train_as_one(tmp_path, capfd):
 
 def test_fewer_lists_than_processes_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "join_processes", lambda: (0, 2))
-    with refused("an epoch's last step has 1 lists for 2 processes"):
+    with refused("an epoch's smallest step has 1 lists for 2 processes"):
         train.train(*demo_run(tmp_path / "x", batch_size=1))
 
 

@@ -15,6 +15,7 @@ from worlds import byte_level, many, sentencepiece, word_level, write
 import alro
 import data
 import train
+from alro import AlroError
 from model import encode, load_model, load_tokenizer
 
 
@@ -123,7 +124,13 @@ def test_nothing_in_a_model_folder_is_executed(straight, tmp_path, fault, monkey
     if fault == "remote tokenizer":
         edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Model", "evil.Model"]},
              tokenizer_class="Model")
-        assert str(folder) in one_line(load_tokenizer, str(folder))
+        try:
+            loaded = load_tokenizer(str(folder))
+        except AlroError as error:
+            assert str(folder) in str(error) and len(str(error).splitlines()) == 1
+        else:  # the code is not looked at: tokenizer.json alone says what the tokenizer is
+            text = "Film 1 ->\nRanking: A"
+            assert loaded.encode(text) == load_tokenizer(str(straight / "model")).encode(text)
     elif "known" in fault:
         load_model(str(folder))  # Llama by its own name: transformers' class, not the folder's
     else:

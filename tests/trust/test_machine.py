@@ -140,7 +140,7 @@ def test_an_ablation_with_other_flags_is_refused_by_naming_the_field_before_anyt
     train.train(data_cfg, arm, train.RunConfig(out=str(first)))
     monkeypatch.setattr(train, "train", lambda *_: pytest.fail("trained"))
     message = one_line(train.ablation, data_cfg, dataclasses.replace(cfg, lr=0.1), run_cfg)
-    assert "--lr 0.005, not 0.1" in message and str(first) in message
+    assert f"--lr {train.TrainConfig().lr}, not 0.1" in message and str(first) in message
     message = one_line(train.ablation, dataclasses.replace(data_cfg, history_size=3), cfg, run_cfg)
     assert "--history_size 8, not 3" in message
 

@@ -1,10 +1,28 @@
-"""What the README says is there, is there."""
+"""What the pages say is there, is there, and their numbers are those of the files."""
 import json
 import re
 from pathlib import Path
 
+import pages
+import pytest
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=["README", "results"])
+def test_the_tables_of_the_pages_are_those_of_the_files(page):
+    """230 numbers were once compared by hand; now `python tests/pages.py` writes them."""
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<!-- table ") >= 2 and pages.written(text) == text
+    assert not re.search(r"<!-- table [\w-]+ -->\n<!-- end -->", text), "a table was never written"
+
+
+def test_the_page_is_two_screens():
+    prose = re.sub(r"\|", " ", README)
+    assert len(README.splitlines()) <= 200 and len(prose.split()) <= 1800
+    assert "not the paper's full text" in README.split("##")[0]
 
 
 def test_ci_runs_exactly_the_checked_commands():
@@ -24,15 +42,18 @@ def test_every_function_and_test_in_the_paper_to_code_map_exists():
 
 def test_every_section_that_is_referred_to_exists():
     code = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("*.py"))
-    names = {*re.findall(r'"([A-Z][a-z]+(?: [a-z]+)*)"', README), *re.findall(r'README, "([^"]+)"', code)}
-    assert {"Results", "What it costs"} <= names
+    names = {*re.findall(r'under "([^"]+)"', README), *re.findall(r'README, "([^"]+)"', code)}
+    assert "Sources" in names
     assert all(f"\n## {name}\n" in README for name in names), names
 
 
 def test_every_table_of_results_is_there_and_names_what_it_was_measured_on():
-    named = set(re.findall(r"`results/([\w.-]+)`", README)) | set(re.findall(r"\(results/([\w.-]+)\)", README))
-    assert {path.name for path in ROOT.glob("results/*")} == named and len(named) > 5
-    for name in named:
+    pages_text = README + RESULTS
+    named = set(re.findall(r"`(?:results/)?([\w.-]+\.(?:json|png))`", pages_text))
+    named |= set(re.findall(r"\]\((?:results/)?([\w.-]+\.(?:json|png|md))\)", pages_text))
+    there = {path.name for path in ROOT.glob("results/*")} - {"README.md"}
+    assert there <= named and len(there) > 5, there - named
+    for name in there:
         text = (ROOT / "results" / name).read_bytes()
         if name.endswith(".json"):
             found = json.loads(text)

@@ -88,7 +88,8 @@ def test_a_damaged_log_is_one_line_that_names_it(straight, tmp_path, content):
 
 @pytest.mark.parametrize("file, values, names", [
     ("config.json", {"hidden_size": "many"}, "hidden_size"), ("config.json", {"hidden_act": "eval"}, "eval"),
-    ("config.json", {"num_attention_heads": 0}, "Zero"), ("config.json", {"num_hidden_layers": 3}, "lack 9"),
+    ("config.json", {"num_attention_heads": 0}, "Zero"), ("config.json", {"num_hidden_layers": 3}, "num_hidden_layers"),
+    ("config.json", {"num_hidden_layers": 5, "layer_types": ["full_attention"] * 5}, "lack 11"),
     ("config.json", {"vocab_size": 7}, ""), ("config.json", {"model_type": "none"}, "none"),
     ("config.json", {"rope_parameters": 3}, "rope_parameters"), ("tokenizer_config.json", {"tokenizer_class": 3}, ""),
     ("config.json", "[", "JSON"), ("config.json", "[]", ""), ("tokenizer.json", "[]", ""), ("tokenizer.json", "\0", ""),

@@ -1,0 +1,174 @@
+"""The tables of README.md and results/README.md, written from results/*.json.
+
+    python tests/pages.py            write them anew, between the marks <!-- table NAME --> and <!-- end -->
+    pytest tests/trust/test_readme.py     fails where a page says something else than the files do
+"""
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "results" / "README.md"]
+
+
+def read(name: str) -> dict:
+    return json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def number(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def metric_of(result: dict) -> str:
+    return f"ndcg@{min(10, result['list_size'])}"
+
+
+def gap_closed(result: dict, row: str) -> str:
+    mean = {name: method[metric_of(result)]["mean"] for name, method in result["methods"].items()}
+    if "oracle" not in mean:
+        return ""
+    return number((mean[row] - mean["chance"]) / (mean["oracle"] - mean["chance"]), 2)
+
+
+def spread(method: dict, metric: str) -> str:
+    values = method.get("by_seed", {}).get(metric, [])
+    return number(float(np.std(values, ddof=1))) if len(values) > 1 else ""
+
+
+def cells_of(result: dict, row: str, columns: list[str]) -> list[str]:
+    method, top = result["methods"][row], metric_of(result)
+    cells = []
+    for column in columns:
+        if column == "gap closed":
+            cells.append(gap_closed(result, row))
+        elif column == "sd":
+            cells.append(spread(method, top))
+        elif column == "seeds":
+            cells.append(str(method.get("seeds", "")))
+        elif column == "calls":
+            cells.append(str(method["llm_calls_per_list"]))
+        elif column == "interval":
+            low, high = method[top].get("ci95_seeds_and_lists", method[top]["ci95"])
+            cells.append(f"{number(low)} to {number(high)}")
+        elif column in ("sll", "blind_sll", "perfect_sll"):
+            cells.append(number(method[column]) if column in method else "")
+        else:
+            cells.append(number(method[column]["mean"]) if column in method else "")
+    return cells
+
+
+NAMES = {"agreement": "agreement", "top1_flip_rate": "top-1 flips", "ndcg@6_shown": "@6 shown", "interval": "95 %",
+         "ndcg@10_shown": "@10 shown", "sll": "SLL", "blind_sll": "blind", "perfect_sll": "perfect"}
+
+
+def table(result: dict, columns: list[str], rows: list[str] | None = None) -> str:
+    rows = [row for row in (rows or result["methods"]) if row in result["methods"]]
+    head = ["", *(NAMES.get(column, column.replace("ndcg", "")) for column in columns)]
+    return markdown(head, [[row, *cells_of(result, row, columns)] for row in rows])
+
+
+def signed(value: float) -> str:
+    return ("+" if value >= 0 else "−") + number(abs(value))
+
+
+def differences(result: dict) -> str:
+    rows = []
+    for pair, by_metric in result["differences"].items():
+        row = [pair.replace(" - ", " − ")]
+        for metric in (metric_of(result), "agreement"):
+            low, high = by_metric[metric]["ci95_seeds_and_lists"]
+            seeds = by_metric[metric]["by_seed"]
+            same_sign = max(sum(gap > 0 for gap in seeds), sum(gap < 0 for gap in seeds))
+            row.append(f"{signed(by_metric[metric]['mean'])} [{signed(low)}, {signed(high)}]; "
+                       f"{same_sign} of {len(seeds)} seeds")
+        rows.append(row)
+    return markdown(["", metric_of(result).replace("ndcg", ""), "agreement"], rows)
+
+
+def side_by_side(name: str, columns: list[str], rows: list[str] | None = None) -> str:
+    """Several tables of one file: a column for each, of one metric; the rows without their world's ending."""
+    tables = read(name)
+    found = {}
+    for title, result in tables.items():
+        for row in result["methods"]:
+            short = re.sub(r", retriever noise .*", "", row)
+            for column in columns:
+                metric = metric_of(result) if column == "ndcg" else column
+                cell = cells_of(result, row, [metric])[0]
+                found.setdefault(short, {})[title, column] = cell
+    heads = [(title, column) for title in tables for column in columns]
+    titles = ["", *(f"{title}: {'@6' if column == 'ndcg' else column}" for title, column in heads)]
+    names = [row for row in (rows or found) if row in found]
+    return markdown(titles, [[row, *(found[row].get(head, "") for head in heads)] for row in names])
+
+
+FULL = ["ndcg@1", "ndcg@3", "ndcg@6", "ndcg@6_shown", "agreement", "top1_flip_rate", "seeds", "sd", "interval",
+        "gap closed"]
+SHORT = ["chance", "SFT, shown", "SFT+SLL, shown", "SFT+PSL, shown", "ALRO, shown", "SFT, shuffled", "ALRO, shuffled",
+         "item mean", "oracle"]
+
+
+def lists_of_10(columns=("ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10")) -> str:
+    return table(read("rivals-ml-100k"), list(columns))
+
+
+def knobs() -> str:
+    texts = []
+    for title, result in read("knobs").items():
+        columns = [metric_of(result), "agreement", "seeds", "sd", "sll", "blind_sll", "perfect_sll"]
+        texts.append(f"{title}:\n\n{table(result, columns)}")
+    return "\n\n".join(texts)
+
+
+def found() -> str:
+    """What was found on the demo's world, in three sentences with their numbers."""
+    methods = read("arms")["methods"]
+
+    def of(row: str, metric: str = "ndcg@6") -> str:
+        return number(methods[row][metric]["mean"], 2 if metric == "agreement" else 3)
+    gap = {row: gap_closed(read("arms"), row) for row in methods}
+    return "\n".join([
+        "1. **Plain fine-tuning on a retriever's order copies the display**: NDCG@6 "
+        f"{of('SFT, shown', 'ndcg@6_shown')} in that order, {of('SFT, shown')} in random ones (chance "
+        f"{of('chance')}), agreement {of('SFT, shown', 'agreement')} between displayed orders.",
+        f"2. **ALRO on the same lists closes {gap['ALRO, shown']} of the gap to the best possible** "
+        f"({of('ALRO, shown')}, agreement {of('ALRO, shown', 'agreement')}); SFT with PSL alone "
+        f"{gap['SFT+PSL, shown']}, with SLL alone {gap['SFT+SLL, shown']}.",
+        f"3. **Shuffling the display in plain fine-tuning helps, too**: {gap['SFT, shuffled']} of the gap "
+        f"(agreement {of('SFT, shuffled', 'agreement')}) at equal steps; ALRO on shuffled orders "
+        f"{gap['ALRO, shuffled']}."])
+
+
+TABLES = {
+    "found": found,
+    "arms-short": lambda: table(read("arms"), ["ndcg@6", "ndcg@6_shown", "agreement", "gap closed"], SHORT),
+    "arms": lambda: table(read("arms"), FULL),
+    "arms-differences": lambda: differences(read("arms")),
+    "rivals": lambda: table(
+        read("rivals"), ["ndcg@1", "ndcg@3", "ndcg@6", "agreement", "seeds", "calls", "gap closed"]),
+    "rivals-differences": lambda: differences(read("rivals")),
+    "new-films": lambda: side_by_side("new_films", ["ndcg"]),
+    "noise": lambda: side_by_side("noise", ["ndcg", "agreement"]),
+    "knobs": knobs,
+    "rivals-ml-100k": lists_of_10,
+}
+
+
+def written(text: str) -> str:
+    """The page with its tables written anew."""
+    def fill(match: re.Match) -> str:
+        return f"<!-- table {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+    return re.sub(r"<!-- table ([\w-]+) -->\n.*?<!-- end -->", fill, text, flags=re.S)
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
+        print(page)
