@@ -169,7 +169,9 @@ def identifier_tokens(tokenizer, m: int) -> torch.Tensor:
 # The prompt's fixed sentences are one token each, and so is a rating (": 4"); a word keeps the
 # space or line break before it.
 SENTENCES = r"A user rated .*:|\nRank these .* this user:|\nRanking:"
-WORDS = SENTENCES + r"|: [\d.]+(?=\n|$)|[ \n]?\w+|[ \n]?[^\s\w]+|\s"
+RATING = r": [\d.]+(?=\n|$)"
+PUNCTUATION = r"[ \n]?((?!: [\d.]+(\n|$))[^\s\w])+"  # but for the colon of a rating
+WORDS = f"{SENTENCES}|{RATING}|[ \\n]?\\w+|{PUNCTUATION}|\\s"
 
 
 def word_tokenizer(ratings) -> PreTrainedTokenizerFast:

@@ -435,6 +435,9 @@ def claim_folder(run_cfg: RunConfig, data_cfg: DataConfig, origin: Origin, job: 
     return folder, lock
 
 
+FEW_STEPS = 80  # no run that we have seen has left the uniform trap before
+
+
 def describe_start(dataset: str, cfg: TrainConfig, job: Job, device_text: str) -> str:
     """What a person wants to know before the first step, in five lines."""
     m, steps = job.encoder.list_size, job.steps
@@ -450,6 +453,9 @@ def describe_start(dataset: str, cfg: TrainConfig, job: Job, device_text: str) -
                  f"{len(job.valid_lists)}; every setting is in config.json")
     lines.append(f"SFT starts about log(m) = {math.log(m):.3f}; log(m!)/m = "
                  f"{math.lgamma(m + 1) / m:.3f} is the uniform trap: no repeats, and no idea")
+    if steps.total < FEW_STEPS:
+        lines.append(f"note: {steps.total} steps are too few to leave the uniform trap; expect about "
+                     "chance (see --steps, --epochs)")
     return "\n".join(lines)
 
 

@@ -399,3 +399,23 @@ def test_bf16_computes_in_bf16_and_changes_losses_by_its_rounding_alone():
     assert seen == [torch.float32, torch.bfloat16] and half.dtype == torch.float32
     assert not torch.equal(full, half)
     torch.testing.assert_close(half, full, rtol=0.05, atol=0.05)
+
+
+def test_a_run_too_short_to_learn_says_so_before_it_starts(small_world, tmp_path, capsys):
+    """30 users and the defaults once made ten steps of a warm-up of fifty, and a table at chance, without a word."""
+    train.train(*demo_run(tmp_path / "run", steps=2, valid_every=2))
+    assert "note: 2 steps are too few" in capsys.readouterr().out
+    _, cfg, _ = demo_run(tmp_path / "long", steps=train.FEW_STEPS)
+    job = train.prepare(data.DataConfig(), cfg, 0, 1)
+    assert "too few" not in train.describe_start("synthetic", cfg, job, "cpu")
+
+
+def test_the_rate_rises_stays_and_falls_by_shares_of_the_steps():
+    model = torch.nn.Linear(1, 1)
+    optimizer, scheduler = train.make_optimizer(model, train.TrainConfig(lr=1.0, warmup=0.2, decay=0.5), 10)
+    rates = []
+    for _ in range(10):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([0, 0.5, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])

@@ -1,4 +1,5 @@
 """What the pages say is there, is there, and their numbers are those of the files."""
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -100,3 +101,13 @@ def test_the_page_and_the_losses_tests_say_what_to_run_first():
     hint = "pytest -x tests/test_losses.py"
     first_line = (ROOT / "tests" / "test_losses.py").read_text(encoding="utf-8").splitlines()[0]
     assert hint in first_line and hint in README
+
+
+def test_the_trace_of_one_list_prints_its_seven_steps(monkeypatch, capsys, small_world):
+    spec = importlib.util.spec_from_file_location("trace_of_a_list", ROOT / "tests" / "exercises" / "trace.py")
+    trace = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(trace)
+    trace.main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[0] for line in lines if re.match(r"\d\. ", line)] == list("1234567")
+    assert "Ranking:[1]" in "".join(lines)
