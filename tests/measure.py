@@ -127,7 +127,8 @@ def done_seeds(row: str) -> list[int]:
     return [seed for name, seed, folder, _, cfg, _ in jobs() if name == row and finished(folder, cfg)]
 
 
-def score_rows(rows: list[str], data, decode: str = "greedy", ways=(("", 1, lambda ranker: ranker),)) -> tuple:
+def score_rows(rows: list[str], data, decode: str = "greedy", ways=(("", 1, lambda ranker: ranker),),
+               most_seeds: int = 10) -> tuple:
     """({row: [evaluate.score_method of each seed]}, {row: LLM calls per list}) on the same lists."""
     methods, calls = {}, {}
     words = data.ratings.prompt_words()
@@ -135,7 +136,7 @@ def score_rows(rows: list[str], data, decode: str = "greedy", ways=(("", 1, lamb
         for way, count, wrap in ways:
             methods[row + way] = []
             calls[row + way] = count
-            for seed in done_seeds(row):
+            for seed in done_seeds(row)[:most_seeds]:
                 ranker = evaluate.ranker_of_run(str(folder_of(row, seed)), words, data.list_size, decode)
                 methods[row + way].append(evaluate.score_method(wrap(ranker), data.lists, ORDERS))
     return {row: seeds for row, seeds in methods.items() if seeds}, calls
@@ -209,9 +210,9 @@ def score_rivals() -> None:
     once = ("", 1, lambda ranker: ranker)
     levels = np.unique(data.ratings.rating)
     point_wise = (", point-wise", data.list_size, lambda ranker: baselines.point_wise(ranker, levels))
-    by_row, calls = score_rows(["SFT, shown", "SFT, shuffled"], data, ways=[once, *bootstrap])
-    more, more_calls = score_rows(["ALRO, shown"], data, ways=[once, point_wise])
-    first, _ = score_rows(["ALRO, shown"], data, decode="first")
+    by_row, calls = score_rows(["SFT, shuffled"], data, ways=[once, *bootstrap], most_seeds=3)
+    more, more_calls = score_rows(["ALRO, shown"], data, ways=[once, point_wise], most_seeds=3)
+    first, _ = score_rows(["ALRO, shown"], data, decode="first", most_seeds=3)
     by_row |= more
     by_row["ALRO, shown, first step"] = first["ALRO, shown"]
     calls |= {**more_calls, "ALRO, shown, first step": 1}
@@ -229,7 +230,7 @@ def score_new_films() -> None:
     tables = {}
     for count in (0, 2, 4, 6):
         data = world(new_films=count)
-        by_row, calls = score_rows(["ALRO, shown"], data)
+        by_row, calls = score_rows(["ALRO, shown"], data, most_seeds=3)
         embedding, _ = baselines.embedding_rankers(data.ratings, data.splits, "test")
         for name, ranker in (embedding | baselines.told_the_category(data)).items():
             by_row[name] = [evaluate.score_method(ranker, data.lists, ORDERS)]
@@ -243,7 +244,7 @@ def score_noise() -> None:
         ending = "" if noise == DataConfig().retriever_noise else f", retriever noise {noise:g}"
         rows = [f"{arm}{ending}" for arm in ("SFT, shown", "SFT, shuffled", "ALRO, shown")]
         data = world(retriever_noise=noise)
-        tables[f"retriever noise {noise:g}"] = table(data, *score_rows(rows, data))
+        tables[f"retriever noise {noise:g}"] = table(data, *score_rows(rows, data, most_seeds=3))
     write("noise", tables)
 
 
@@ -257,8 +258,7 @@ def score_knobs() -> None:
         mine = [row for row in rows if plan()[row].data == fields and done_seeds(row)]
         if not fields:
             mine = ["ALRO, shown", *mine, *(row for row in arms if "width" in row and done_seeds(row))]
-        by_row, calls = score_rows(mine, data)
-        by_row = {row: seeds[:3] for row, seeds in by_row.items()}
+        by_row, calls = score_rows(mine, data, most_seeds=3)
         if by_row:
             result = table(data, by_row, calls, [(row, "ALRO, shown") for row in by_row if row != "ALRO, shown"])
             for row in by_row:
