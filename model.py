@@ -53,7 +53,7 @@ def processor_multiplies_bf16() -> bool:
 
 
 def choose_bf16(requested: bool | None, device: torch.device, model_name: str) -> tuple[bool, str]:
-    """(whether to compute in bf16, why). The weights themselves stay float32."""
+    """(whether to compute in bf16, why). Weights that are trained stay float32."""
     if requested is not None:
         return requested, "as --bf16 says"
     if device.type == "cuda":
@@ -191,7 +191,9 @@ def word_tokenizer(ratings) -> PreTrainedTokenizerFast:
     texts = [build_prompt(history, ["x"] * letters, slots, words.noun, words.scale)]
     texts += [f"\n{text} ->" for text in words.texts]
     if words.averages is not None:
-        texts += [f"x, {average:.1f} ->" for average in np.unique(words.averages)]
+        known = words.averages[~np.isnan(words.averages)]
+        texts += [f"x, {average:.1f} ->" for average in np.unique(known)]
+        texts += [f"\n{text}, 1.0 ->" for text in words.texts]  # ")," is one word, too
     vocabulary = {word for text in texts for word, _ in splitter.pre_tokenize_str(text)}
     ids = {word: i for i, word in enumerate(["<pad>", "<unk>", *sorted(vocabulary)])}
     tokenizer = Tokenizer(models.WordLevel(ids, "<unk>"))
@@ -289,13 +291,15 @@ def load_run(folder: str):
 
 def set_dropout(model, cfg) -> None:
     """Dropout wherever the model's configuration has one. Raises: AlroError if it has none."""
-    # Llama and its kin keep a number in their attention, GPT-2 has layers of its own.
-    attention = [part for part in model.modules() if hasattr(part, "attention_dropout")]
+    # Llama, OPT and their kin keep numbers, GPT-2 and BLOOM have layers of their own.
+    names = ("attention_dropout", "dropout", "activation_dropout", "attn_dropout_p")
+    numbers = [(part, name) for part in model.modules() for name in names
+               if isinstance(getattr(part, name, None), float | int)]
     layers = [part for part in model.modules() if isinstance(part, torch.nn.Dropout)]
-    check_input(bool(attention or layers or cfg.lora_rank or not cfg.dropout),
+    check_input(bool(numbers or layers or cfg.lora_rank or not cfg.dropout),
                 f"--dropout: {cfg.model} has none to set")
-    for part in attention:
-        part.attention_dropout = cfg.dropout
+    for part, name in numbers:
+        setattr(part, name, cfg.dropout)
     for layer in layers:
         layer.p = cfg.dropout
 
@@ -313,9 +317,11 @@ def add_adapter(model, cfg):
     of the same months (LLM-TRSR, WWW 2024: r 8, alpha 16, dropout .05, rate 1e-4).
     """
     peft = import_optional("peft", "--lora_rank")
+    targets = attention_projections(model)
+    check_input(targets, f"--lora_rank: {cfg.model} has no attention projections to put it on")
     adapter = peft.LoraConfig(
         r=cfg.lora_rank, lora_alpha=2 * cfg.lora_rank, lora_dropout=cfg.dropout,
-        target_modules=attention_projections(model), task_type="CAUSAL_LM")
+        target_modules=targets, task_type="CAUSAL_LM")
     return peft.get_peft_model(model, adapter)
 
 
@@ -335,7 +341,10 @@ def build_model(cfg, ratings):
     else:
         check_input(not is_adapter(cfg.model),
                     f"--model {cfg.model} is a LoRA adapter; name its base model")
-        frozen = cfg.lora_rank > 0 and pick_device().type == "cuda"  # no step changes them
+        device = pick_device()
+        bf16, _why = choose_bf16(cfg.bf16, device, cfg.model)
+        # Weights that no step changes need no float32 copy.
+        frozen = cfg.lora_rank > 0 and device.type == "cuda" and bf16
         tokenizer = load_tokenizer(cfg.model)
         model = load_model(cfg.model, torch.bfloat16 if frozen else torch.float32)
     set_dropout(model, cfg)

@@ -14,9 +14,11 @@ import itertools
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -92,9 +94,12 @@ def explain_runtime_error(error: Exception) -> str | None:
     """What to tell the user of a RuntimeError or MemoryError that is no bug; None if it is one."""
     text = str(error)
     # CUDA has a class of its own; the CPU's allocator tells in words.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in text:
+    memory = re.search("not enough memory|can't allocate memory", text)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or memory:
         return OUT_OF_MEMORY
-    if isinstance(error, ConnectionError | EOFError) or "DataLoader worker" in text:
+    # With its pid: a worker has died. Without: it has passed on an error of its own, a bug.
+    dead_worker = re.search(r"DataLoader worker \(pid", text)
+    if isinstance(error, ConnectionError | EOFError) or dead_worker:
         # torch notices a dead worker itself, or finds one end of a connection, whichever is first.
         return "the process that tokenises has ended (killed, or out of memory)"
     return None
@@ -213,9 +218,10 @@ def write_json(path: Path, content) -> None:
 
 # ---- The folder ----------------------------------------------------------------------------------
 
-def command(*words: str) -> str:
+def command(*words) -> str:
     """A command to copy into a shell, whatever its paths hold."""
-    return shlex.join(["python", *map(str, words)])
+    texts = ["python", *map(str, words)]
+    return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
 
 
 def make_run_folder(out: str | None, dataset: str) -> Path:
@@ -265,8 +271,8 @@ def is_locked(folder: Path) -> bool:
 def check_new(folder: Path) -> None:
     """Raise AlroError if something else than a start that came to nothing lies in the folder."""
     there = {path.name for path in folder.iterdir()} - {"lock", "config.json.partial"}
-    check_input(not there, f"{folder} holds {sorted(there)[:1]} already: "
-                           f"--resume {shlex.quote(str(folder))}, or another --out")
+    check_input(not there, f"{folder} holds {sorted(there)[:1]} already: go on with "
+                           f"{command('train.py', '--resume', folder)}, or give another --out")
 
 
 def open_folder(resume: str | None, out: str | None, dataset: str, rank: int, world: int):
@@ -433,7 +439,7 @@ class TrainingLog:
         for step, means, list_ids in self.pending:
             numbers = {name: value.item() for name, value in means.items()}
             self.check_finite(step, numbers, list_ids)
-            tokens += numbers.pop("tokens") * len(list_ids)
+            tokens += numbers.pop("tokens", 0) * len(list_ids)  # a loss need not count them
             rows.append(numbers)
         # Measured here, where `item` has waited for the device to do all the steps.
         seconds = time.perf_counter() - self.start
@@ -564,12 +570,40 @@ class StopRequest:
 
 def until_stopped(loader, stop: StopRequest):
     """The loader's batches. A signal sent to all processes may have ended its workers: then no more
-    come, which is no error."""
+    come, which is no error.
+
+    torch raises at once, wherever the main process is, when a worker dies. The step under way would
+    be lost: so we look for the dead only where we wait for a batch.
+    """
+    batches = iter(loader)  # from here on torch listens
+    child = getattr(signal, "SIGCHLD", None)  # not on Windows
+    listener = signal.getsignal(child) if child else None
+    waiting = False
+
+    def look(number, frame):
+        if waiting and callable(listener):
+            listener(number, frame)
+    if child:
+        signal.signal(child, look)
     try:
-        yield from loader
-    except RuntimeError:
-        if not stop.requested:
-            raise
+        while True:
+            try:
+                waiting = True
+                look(child, None)  # for what died during the step
+                batch = next(batches, None)
+            except (RuntimeError, ConnectionError, EOFError):
+                time.sleep(1)  # the signal to all may have reached the worker first
+                if not stop.requested:
+                    raise
+                return
+            finally:
+                waiting = False
+            if batch is None:
+                return
+            yield batch
+    finally:
+        if child:
+            signal.signal(child, listener)
 
 
 def ignore_interrupt(_worker: int) -> None:

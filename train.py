@@ -36,7 +36,7 @@ from model import (
     pick_device, processes, sum_over_processes, use_one_thread)
 from runs import (
     Clock, FolderInUse, Origin, StopRequest, TrainingLog, check_input, check_minimum, command,
-    config_from_dict, error_at, is_locked)
+    config_from_dict, error_at)
 from runs import (
     ignore_interrupt, load_checkpoint, open_folder, option, parse_flags, read_run_config,
     run_script, save_checkpoint, save_model, trainable, until_stopped, write_config)
@@ -343,6 +343,14 @@ def add_gradients_of_all_processes(parameters: list[torch.nn.Parameter]) -> None
             sum_over_processes(weight.grad)
 
 
+def in_any_process(happened: bool, device: torch.device) -> bool:
+    """Whether it has happened in any process: all must leave the loop at the same step."""
+    if not processes.is_initialized():
+        return happened
+    flag = torch.tensor(float(happened), device=device)
+    return sum_over_processes(flag).item() > 0
+
+
 def means_over_lists(values_of_parts: list[dict], n_lists: int) -> dict[str, torch.Tensor]:
     # One tensor of all sums, so that several processes exchange it once.
     names = list(values_of_parts[0])
@@ -413,7 +421,7 @@ def prepare(data_cfg: DataConfig, cfg: TrainConfig, process: int, n_processes: i
     valid_every = cfg.valid_every or max(1, steps.total // 5)
     # A validation ranks no more lists than were trained on since the one before: a short run would
     # do little else.
-    n_valid = min(cfg.valid_limit or len(splits.valid), valid_every * cfg.batch_size)
+    n_valid = min(cfg.valid_limit, valid_every * cfg.batch_size) or None  # 0 = all
     valid_lists = informative(splits.valid, "validation")[:n_valid]
     return Job(ratings, splits, model, tokenizer, encoder, steps, valid_every, valid_lists)
 
@@ -454,8 +462,8 @@ def describe_start(dataset: str, cfg: TrainConfig, job: Job, device_text: str) -
     lines.append(f"SFT starts about log(m) = {math.log(m):.3f}; log(m!)/m = "
                  f"{math.lgamma(m + 1) / m:.3f} is the uniform trap: no repeats, and no idea")
     if steps.total < FEW_STEPS:
-        lines.append(f"note: {steps.total} steps are too few to leave the uniform trap; expect about "
-                     "chance (see --steps, --epochs)")
+        lines.append(f"note: {steps.total} steps are too few to leave the uniform trap; expect "
+                     "about chance (see --steps, --epochs)")
     return "\n".join(lines)
 
 
@@ -530,19 +538,19 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
     log = TrainingLog(folder if process == 0 else None, progress.step, data_cfg.list_size)
     shortened = {"train": set(), "valid": set(), "test": set()}
     clock = Clock(progress.step, steps.total)
-    first = progress.step
-    if progress.stopped_early(cfg.patience):
-        first = steps.total  # nothing is left to train
+    # Of a run that was stopped early, nothing is left to train.
+    first = steps.total if progress.stopped_early(cfg.patience) else progress.step
     # No bar in a pipe, and none in the other processes.
     bar = tqdm(total=steps.total, initial=first, disable=True if process else None, mininterval=1)
 
+    stopping = False
     with StopRequest() as stop, bar:
         for data in until_stopped(make_loader(steps, first, device), stop):
             # ---- step: the algorithm is in `one_step` and `losses`
             means = one_step(model, as_tensors(data), optimizer, scheduler, cfg, losses)
             progress.step += 1
             due = progress.step % job.valid_every == 0 or progress.step == steps.total
-            stopping = stop.requested  # looked at once: a signal may come at any time
+            stopping = in_any_process(stop.requested, device)  # a signal may come at any time
 
             # ---- log: numbers stay on the device until a line is due
             log.add(progress.step, means, data.list_ids)
@@ -550,7 +558,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
             bar.update()
             if progress.step % cfg.log_every == 0 or due:
                 line = log.flush(lr=scheduler.get_last_lr()[0])
-                bar.set_postfix(sft=f"{line['sft']:.3f}", total=f"{line['total']:.3f}")
+                bar.set_postfix(total=f"{line['total']:.3f}")
             if clock.knows(progress.step):
                 say(clock.estimate(job.valid_every))
 
@@ -579,7 +587,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
 
     # ---- end: after Ctrl-C or SIGTERM, with the step that was under way finished
     # (`StopRequest` has caught the signal; the last log lines are still to be written).
-    if stop.requested:
+    if stopping or stop.requested:
         log.flush(lr=scheduler.get_last_lr()[0])
         if process == 0:
             save_checkpoint(folder, progress, origin, model, optimizer, scheduler)
@@ -610,8 +618,9 @@ def test_at_end(folder: Path, cfg: TrainConfig, job: Job, shortened: dict[str, s
 
 def next_command(folder: Path, cfg: TrainConfig) -> str:
     """What to run after this run, and why."""
-    if cfg.model == "tiny" and cfg.beta > 0:
-        plain = command("train.py", "--alpha", 0, "--beta", 0)
+    demo = dataclasses.replace(TrainConfig(), seed=cfg.seed, bf16=cfg.bf16)
+    if cfg == demo:
+        plain = command("train.py", "--alpha", 0, "--beta", 0, "--seed", cfg.seed)
         return f"Next, plain fine-tuning, to compare: {plain}"
     return f"Next, three lists in words: {command('evaluate.py', folder, '--show', 3)}"
 
@@ -653,7 +662,10 @@ def ablation(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig) -> dict
 
     Two processes may work side by side: each leaves alone what the other is training.
     """
-    check_input("WORLD_SIZE" not in os.environ, "--ablation trains in one process: no torchrun")
+    check_input(os.environ.get("WORLD_SIZE", "1") == "1",
+                "--ablation trains in one process: no torchrun")
+    check_input(cfg.alpha > 0 and cfg.beta > 0,
+                "--ablation compares with and without: --alpha and --beta must be above 0")
     root = Path(run_cfg.out or f"runs/{data_cfg.dataset}-ablation")
     runs = ablation_runs(cfg, run_cfg, root)
     # An arm that is there already must be one of this ablation: same data, same configuration.
@@ -661,6 +673,7 @@ def ablation(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig) -> dict
     for folder in started:
         check_same_config(folder, data_cfg, runs[folder])
     # Those that are trained go by quickly: resuming a finished run has no step left to do.
+    skipped = []
     for number, (folder, arm_cfg) in enumerate(runs.items(), 1):
         print(f"\n---- run {number} of {len(runs)}: {folder}")
         resumed = str(folder) if (folder / "config.json").exists() else None
@@ -668,10 +681,11 @@ def ablation(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig) -> dict
             train(data_cfg, arm_cfg, RunConfig(out=str(folder), resume=resumed))
         except FolderInUse as error:
             print(error)
-    # What another process is still at is not in the table: the user is told to come back.
-    busy = [str(folder) for folder in runs if is_locked(folder)]
-    check_input(not busy, f"all else is trained, but another process is at {', '.join(busy)}: for "
-                          "the table, give the same command again when it has ended")
+            skipped.append(str(folder))
+    # Whether another process has finished those, only a second look can tell.
+    check_input(not skipped, "all else is trained, but another process was at "
+                             f"{', '.join(skipped)}: for the table, give the same command again "
+                             "when it has ended")
     flags = ["--limit", str(cfg.test_limit), "--orders", str(cfg.test_orders), "--pool", "True"]
     flags += ["--json", str(root / "ablation.json")]
     return evaluate.main([*map(str, runs), *flags])["table"]

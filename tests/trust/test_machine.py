@@ -1,6 +1,7 @@
 """What machines do to a run: signals, missing memory, odd environments, few open files, other processors."""
 import dataclasses
 import io
+import multiprocessing
 import os
 import resource
 import signal
@@ -45,7 +46,8 @@ def test_a_signal_to_all_processes_which_ends_the_loader_too_saves_the_last_step
 @pytest.mark.parametrize("error", [
     MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: not enough memory: you tried "
-                 "to allocate 8 bytes.")])
+                 "to allocate 8 bytes."),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")])
 def test_out_of_memory_is_one_line_that_names_what_helps(error):
     def fail():
         raise error
@@ -55,11 +57,42 @@ def test_out_of_memory_is_one_line_that_names_what_helps(error):
         assert flag in message
 
 
-def test_a_bug_keeps_its_traceback():
+@pytest.mark.parametrize("text", ["The size of tensor a (3) must match the size of tensor b (4)",
+                                  "Caught RuntimeError in DataLoader worker process 0. must match"])
+def test_a_bug_keeps_its_traceback(text):
     def fail():
-        raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+        raise RuntimeError(text)
     with pytest.raises(RuntimeError, match="must match"):
         runs.run_script(fail)
+
+
+def test_a_loss_of_ones_own_needs_no_more_than_a_total(small_world, tmp_path):
+    def my_losses(model, batch, cfg):
+        log_probs, _, _ = train.both_displayed_orders(model, batch, cfg)
+        return {"total": -log_probs[:, 0].logsumexp(-1)}
+    train.train(*demo_run(tmp_path / "run", steps=2, valid_every=2), losses=my_losses)
+    assert log_of(tmp_path / "run")[0].keys() >= {"total", "grad_norm"}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_signal_to_the_worker_in_the_middle_of_a_step_loses_no_step(small_world, tmp_path, monkeypatch):
+    """Slurm and systemd signal every process; torch then raises wherever the main one is."""
+    def signal_all():
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGTERM)
+            child.join(5)
+        os.kill(os.getpid(), signal.SIGTERM)
+    real, steps = train.losses, []
+
+    def losses(*arguments):
+        steps.append(1)
+        if len(steps) == 6:
+            signal_all()
+        return real(*arguments)
+    losses.__name__ = "losses"
+    with pytest.raises(SystemExit, match="--resume"):
+        train.train(*demo_run(tmp_path / "run"), losses=losses)
+    assert saved_step(tmp_path / "run") == 6 and log_of(tmp_path / "run")[-1]["step"] == 6
 
 
 def test_a_console_without_a_titles_characters_shows_question_marks(monkeypatch):
