@@ -444,7 +444,7 @@ def point_wise(ranker: ModelRanker, levels: np.ndarray, batch_size: int = 64):
     model = ranker.model
     encoder = ranker.encoder
     # Then one softmax tells the expected rating, at the place where the prompt ends.
-    rated = encode(encoder.tokenizer, [f"Heat (1995): {level:g}" for level in levels]).input_ids
+    rated = encode(encoder.tokenizer, [f"Heat: {level:g}" for level in levels]).input_ids
     before = {tuple(tokens[:-1]) for tokens in rated}
     check_input(len(before) == 1, "point-wise ranking needs ratings that differ in one token")
     level_tokens = torch.tensor([tokens[-1] for tokens in rated])  # (L,)

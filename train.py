@@ -94,8 +94,8 @@ class TrainConfig:
     valid_limit: int = option(200, "validation lists to rank; 0 = all")
     patience: int = option(0, "stop after this many validations without a better NDCG; 0 = never")
     test_at_end: bool = option(True, "rank test lists at the end (evaluate.py does it later)")
-    test_limit: int = option(500, "test lists to rank at the end; 0 = all")
-    test_orders: int = option(3, "random displayed orders of each of them")
+    test_limit: int = option(300, "test lists to rank at the end; 0 = all")
+    test_orders: int = option(2, "random displayed orders of each of them")
 
     def __post_init__(self):
         check_minimum(self, seed=0, steps=0, batch_size=1, grad_accum=1, width=8)
