@@ -505,7 +505,8 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
           on_step=None) -> dict:
     """Train one run, from its start or, with run_cfg.resume, from its last checkpoint.
 
-    Args: losses: the step's loss function, see `losses`: another objective is another function.
+    Args: losses: the step's loss function (model, batch, cfg) -> dict of (B,) tensors with "total",
+        see `losses`: another objective is another function.
         on_step(step) is called after each step.
     Returns: {"folder", "best_valid_ndcg", "shortened": {use: list ids}} and, where test lists were
         ranked, "result" and "methods" (evaluate.score_table).

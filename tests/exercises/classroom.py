@@ -1,4 +1,4 @@
-"""What the exercises share: how their files are found, a small world of lists, and batches of it."""
+"""What the exercises share: how their files are found, how a check says what is wrong, a small world of lists."""
 import dataclasses
 import importlib.util
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
+MINE = HERE / "mine"  # the student's files; git and pytest look away
 sys.path.insert(0, str(HERE.parents[1]))  # so that a script in this folder finds alro.py and its neighbours, too
 
 import alro  # noqa: E402
@@ -16,14 +17,68 @@ from model import tiny_model, word_tokenizer  # noqa: E402, F401  (what the chec
 NUMBERS = sorted(int(path.stem.split("_")[1]) for path in HERE.glob("exercise_*.py"))
 
 
-def load(number: int, solution: bool):
-    """The module of an exercise: the student's file, or its namesake under solutions/."""
-    path, = (HERE / "solutions" if solution else HERE).glob(f"exercise_{number}_*.py")
-    spec = importlib.util.spec_from_file_location(f"{'solution' if solution else 'mine'}_{number}", path)
+# ---- The files -----------------------------------------------------------------------------------------------------
+
+def path_of(number: int, whose: str) -> Path:
+    """The file of an exercise. whose: "stub", "solution", or "mine", which may not be there yet."""
+    stub, = HERE.glob(f"exercise_{number}_*.py")
+    return {"stub": HERE, "solution": HERE / "solutions", "mine": MINE}[whose] / stub.name
+
+
+def load(number: int, whose: str):
+    """The module of an exercise, see `path_of`."""
+    spec = importlib.util.spec_from_file_location(f"{whose}_{number}", path_of(number, whose))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
+
+# ---- A check that says what is wrong -------------------------------------------------------------------------------
+
+def check(good, function: str, expected: str, hint: str, found=None) -> None:
+    """Raise AssertionError, with all that helps, where `good` (a bool, or a tensor of them) does not hold.
+
+    Args: function: the name of the student's function; expected: what it should do or give; hint: where to look;
+        found: what it gave instead.
+    """
+    __tracebackhide__ = True  # pytest then shows the line of the check, not this one
+    good = good.all().item() if isinstance(good, torch.Tensor) else bool(good)
+    if not good:
+        text = "" if found is None else f"\n  found:    {indented(found)}"
+        raise AssertionError(f"{function}\n  expected: {expected}{text}\n  hint:     {hint}")
+
+
+def check_close(found, expected, function: str, what: str, hint: str, atol: float = 1e-6) -> None:
+    """`check` that a tensor (or number) has the shape of the expected one and, within atol, its values."""
+    __tracebackhide__ = True
+    check(found is not None, function, what, "it returned None: is a `return` missing?")
+    found, expected = torch.as_tensor(found).detach(), torch.as_tensor(expected).detach()
+    check(found.shape == expected.shape, function, f"{what}; shape {tuple(expected.shape)}", hint, tuple(found.shape))
+    expected = expected.to(found.dtype)
+    good = torch.allclose(found, expected, rtol=1e-5, atol=atol)
+    check(good, function, f"{what}:\n{indented(expected)}", hint, found)
+
+
+def indented(value) -> str:
+    text = f"{value.tolist() if isinstance(value, torch.Tensor) and value.dim() < 2 else value}"
+    return text.replace("\n", "\n            ")
+
+
+def judge(holds, name: str, suspect: str, should_pass: bool, hint: str) -> None:
+    """For the hunts: `holds()` runs the student's property on a suspect; it must pass, or raise AssertionError."""
+    __tracebackhide__ = True
+    try:
+        holds()
+        passed, error = True, ""
+    except AssertionError as caught:
+        passed, error = False, f" It said: {str(caught).splitlines()[0] if str(caught) else 'nothing'}"
+    if should_pass:
+        check(passed, name, f"no complaint about {suspect}, which is right", hint, f"AssertionError.{error}")
+    else:
+        check(not passed, name, f"AssertionError for {suspect}, which is wrong", hint, "it was let through")
+
+
+# ---- A small world -------------------------------------------------------------------------------------------------
 
 RATINGS = data.synthetic(data.DataConfig(list_size=5, history_size=6), n_users=12)
 LISTS = data.split(RATINGS, data.DataConfig(list_size=5, history_size=6)).train[:8]

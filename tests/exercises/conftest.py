@@ -1,12 +1,15 @@
 """Which file the checks run against: the solutions, or with --exercise N the student's exercise N.
 
     pytest                                   everything, against the solutions: they cannot rot
-    pytest tests/exercises --exercise 3      exercise 3 alone, against your file: red until it is done
+    pytest tests/exercises --exercise 3      exercise 3 alone, against mine/exercise_3_...: red until it is done
 """
 import re
+import traceback
 
 import pytest
-from classroom import NUMBERS, load
+from classroom import NUMBERS, load, path_of
+
+collect_ignore = ["mine"]  # whatever lies there: nothing of it is read, unless --exercise asks for it
 
 
 def pytest_addoption(parser):
@@ -16,6 +19,15 @@ def pytest_addoption(parser):
 def chosen(config) -> int | None:
     # A plain `pytest` finds this file after it has read its command line: then there is no such option, and no value.
     return config.getoption("--exercise", default=None)
+
+
+def pytest_configure(config):
+    number = chosen(config)
+    if number and config.option.tbstyle == "auto":
+        config.option.tbstyle = "short"  # the check's line and its message, without the values of all arguments
+    if number and not path_of(number, "mine").exists():
+        raise pytest.UsageError(f"there is no {path_of(number, 'mine')} yet. This copies the stub there, for you to "
+                                f"write in: python tests/exercises/start.py {number}")
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -29,4 +41,22 @@ def pytest_ignore_collect(collection_path, config):
 def work(request):
     """The module under check, as `work` in every check."""
     number = int(re.search(r"\d+", request.path.name).group())
-    return load(number, solution=chosen(request.config) is None)
+    if chosen(request.config) is None:
+        return load(number, "solution")
+    try:
+        return load(number, "mine")
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1].lineno
+        line = getattr(error, "lineno", None) or where
+        pytest.fail(f"{path_of(number, 'mine')} cannot be loaded, line {line}: {type(error).__name__}: {error}",
+                    pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """A function that is still a stub is named, in one line."""
+    try:
+        return (yield)
+    except NotImplementedError as error:
+        name = traceback.extract_tb(error.__traceback__)[-1].name
+        pytest.fail(f"{name} is not written yet: it raises NotImplementedError", pytrace=False)

@@ -8,9 +8,11 @@ and the mixture of the two, as drop-ins for `alro.pair_weights`.
 What to learn: what delta does and does not see; selecting (torch.where) instead of multiplying by a mask, because the
 diagonal of delta is infinite and 0 * inf is not 0.
 
-Check: pytest tests/exercises --exercise 1
-Then try it: in alro.lambda_loss call your weight instead, run `python train.py`, and put the table beside the old one
-(the sizes of the two losses differ: scale --alpha so that "sll" starts about where it did).
+Begin: python tests/exercises/start.py 1       Check: pytest tests/exercises --exercise 1
+Then try it: print both weights for ratings 5, 4.5 ... 0.5 (the checks' last test). Expect .369 against .012 for the
+distances 1 and 9 in delta, before |G_i - G_j|; with your weight the pair best, worst is the heaviest of all. To train
+with it, write a `losses` as exercise 3 does. Scale --alpha so that "sll" starts where it did: the two losses differ in
+size.
 """
 import torch
 

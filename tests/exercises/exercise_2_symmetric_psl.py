@@ -8,8 +8,11 @@ What to learn: cross-entropy = entropy + KL; a KL divergence goes off to infinit
 never exceeds log 2 (whose gradient helps more where the two disagree completely?); working on log-probabilities,
 because log(exp(-10000)) is -inf in the computer and 0 * -inf is NaN.
 
-Check: pytest tests/exercises --exercise 2
-Then try it: put yours in the place of `permutation_loss(y, other, through_target)` in alro.alro_loss, and train.
+Begin: python tests/exercises/start.py 2       Check: pytest tests/exercises --exercise 2
+Then try it: for y = (1, 0) and y' = (0, 1), in logits of +-10, both losses and their gradients with regard to y's
+logits. Expect 20 nats against .693 = log 2, and a gradient of Jensen-Shannon that is next to nothing where the two
+disagree most. To train with it, write a `losses` as exercise 3 does, with beta times yours in the place of beta times
+"psl".
 """
 import torch
 

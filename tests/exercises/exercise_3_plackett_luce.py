@@ -1,4 +1,4 @@
-"""Exercise 3: a list-wise likelihood in the place of the pairs. 45 minutes.
+"""Exercise 3: a list-wise likelihood in the place of the pairs. 60 minutes.
 
 The soft lambda loss adds up pairs. Plackett and Luce give a whole order its probability instead: draw the first item
 with probability softmax(scores), strike it out, draw the second among the rest, and so on. Its negative logarithm is
@@ -9,9 +9,16 @@ What to learn: a likelihood over permutations; log-sum-exp over what is left, fr
 *score* is large where a *position* is small, and a sign forgotten there trains the list upside down; what to do with
 ties.
 
-Check: pytest tests/exercises --exercise 3
-Then try it: put soft_list_mle in the place of soft_lambda_loss in alro.alro_loss, and train. Does it count a mistake at
-the end of the list like one at its top? What did pair_weights do about that?
+Begin: python tests/exercises/start.py 3       Check: pytest tests/exercises --exercise 3
+
+Every place to touch, to train with a loss of your own: this file. `train.train(data_cfg, cfg, run_cfg, losses=losses)`
+takes any function with the arguments of train.losses; what it returns is logged by its name, and "total" is minimised.
+No line of alro.py or train.py changes. (To keep a loss in the project there is more: a weight in TrainConfig, a slow
+oracle and a property in tests/test_losses.py.)
+
+Then try it: python tests/exercises/train_mine.py 3 --steps 100     (flags as for train.py; a run as any other)
+Expect log.jsonl to show your "sll". Does it count a mistake at the end of the list like one at its top? (Yes: every
+position gives one term of the same kind. pair_weights made pairs of large gain weigh more, wherever they stand.)
 """
 import torch
 
@@ -41,5 +48,16 @@ def soft_list_mle(probs: torch.Tensor, ratings: torch.Tensor, ranks: torch.Tenso
 
     Args: probs (B, m, m), y; ratings (B, m); ranks: not needed here; gamma as in alro.soft_rank; sigma > 0: how much
         score one rank is worth. Returns: (B,).
+    """
+    raise NotImplementedError
+
+
+def losses(model, batch, cfg) -> dict[str, torch.Tensor]:
+    """train.losses with soft_list_mle in the place of SLL.
+
+    Args: model; batch: alro.Batch of B lists or, with cfg.beta > 0, of 2 B rows; cfg: train.TrainConfig.
+    Returns: {name: (B,)}, the names of train.losses: "sll" is your loss, "total" holds cfg.alpha times it, "blind_sll"
+        and "perfect_sll" are your loss of alro.blind_probs and alro.perfect_probs of the gold order.
+    Hints: train.both_displayed_orders, train.references and alro.alro_loss (with alpha 0) do all but your part of it.
     """
     raise NotImplementedError

@@ -1,14 +1,16 @@
 """Checks of exercise 1, against double loops on floats and against NDCG itself."""
 import math
 
-import pytest
 import torch
+from classroom import check, check_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import alro
 from evaluate import ndcg
 
+LAMBDARANK, MIXED = "lambdarank_weights", "ndcg_loss2pp_weights"
+NAMES = [LAMBDARANK, MIXED]
 rated = st.lists(st.integers(0, 10).map(lambda r: r / 2), min_size=2, max_size=8)
 
 
@@ -34,9 +36,13 @@ def test_against_double_loops(work, ratings, mu):
     r = torch.tensor([ratings]).double()
     tau = alro.gold_rank(r)
     expected = loops(ratings, tau[0].tolist(), rho)
-    assert torch.allclose(work.lambdarank_weights(r, tau)[0], expected, atol=1e-6)
+    check_close(work.lambdarank_weights(r, tau), expected.unsqueeze(0), LAMBDARANK, f"for ratings {ratings}, by pairs",
+                "1/D of the two ranks themselves, not of their distance; i is the row; G over the ideal DCG")
     expected = loops(ratings, tau[0].tolist(), lambda a, b: rho(a, b) + mu * delta(a, b))
-    assert torch.allclose(work.ndcg_loss2pp_weights(r, tau, mu)[0], expected, atol=1e-5)
+    check_close(work.ndcg_loss2pp_weights(r, tau, mu), expected.unsqueeze(0), MIXED,
+                f"for ratings {ratings} and mu {mu}, by pairs",
+                "rho + mu delta: alro.pair_weights holds |G_i - G_j| too",
+                atol=1e-5)
 
 
 def test_lambdarank_is_the_change_in_ndcg_of_a_swap(work):
@@ -48,17 +54,28 @@ def test_lambdarank_is_the_change_in_ndcg_of_a_swap(work):
             swapped = order.clone()
             swapped[0, [a, b]] = order[0, [b, a]]
             i, j = order[0, a], order[0, b]  # i is the better one: the order is gold
-            assert weights[0, i, j].item() == pytest.approx(1 - ndcg(ratings, swapped, 6).item(), abs=1e-12)
-            assert weights[0, j, i] == 0
+            check_close(weights[0, i, j], 1 - ndcg(ratings, swapped, 6)[0], LAMBDARANK,
+                        f"what NDCG loses when the items of gold ranks {a + 1} and {b + 1} swap places",
+                        "is G divided by the ideal DCG? is it 1/D at tau_i and at tau_j?", atol=1e-9)
+            check(weights[0, j, i] == 0, LAMBDARANK, "0 where i is rated below j", "each pair counts once",
+                  weights[0, j, i])
 
 
 def test_ties_and_lists_without_gain_weigh_nothing(work):
-    for weigh in (work.lambdarank_weights, work.ndcg_loss2pp_weights):
+    for name in NAMES:
         ratings = torch.tensor([[3.0, 3.0, 5.0], [4.0, 4.0, 4.0], [0.0, 0.0, 0.0]])
-        weights = weigh(ratings, alro.gold_rank(ratings))
-        assert weights.shape == (3, 3, 3) and weights.isfinite().all()
-        assert (weights[1:] == 0).all() and weights.diagonal(dim1=1, dim2=2).eq(0).all()
-        assert weights[0, 0, 1] == weights[0, 1, 0] == 0 and (weights[0, 2, :2] > 0).all()
+        weights = getattr(work, name)(ratings, alro.gold_rank(ratings))
+        check(weights.shape == (3, 3, 3), name, "shape (3, 3, 3) for three lists of three",
+              "unsqueeze(-1), unsqueeze(-2)",
+              tuple(weights.shape))
+        check(weights.isfinite(), name, "finite weights, also for a list rated 0 throughout",
+              "0/0 and 0 * inf are NaN: select with torch.where, do not multiply by a mask", weights)
+        check(weights[1:] == 0, name, "0 for a list whose ratings are all equal", "no pair of it is rated differently",
+              weights[1:])
+        check(weights[0, :2, :2] == 0, name, "0 for items that are tied", "strictly above: >", weights[0])
+        check(weights[0, 2, :2] > 0, name, "more than 0 where item 2, rated 5, stands above the others",
+              "row i, column j",
+              weights[0])
 
 
 @settings(deadline=None, max_examples=60)
@@ -66,9 +83,10 @@ def test_ties_and_lists_without_gain_weigh_nothing(work):
 def test_renaming_the_items_renames_the_weights(work, ratings, random):
     new = random.sample(range(len(ratings)), len(ratings))
     one, two = torch.tensor([ratings]), torch.tensor([[ratings[i] for i in new]])
-    for weigh in (work.lambdarank_weights, work.ndcg_loss2pp_weights):
-        before, after = weigh(one, alro.gold_rank(one)), weigh(two, alro.gold_rank(two))
-        assert torch.allclose(after, before[:, new][:, :, new], atol=1e-5)
+    for name in NAMES:
+        before, after = (getattr(work, name)(r, alro.gold_rank(r)) for r in (one, two))
+        check_close(after, before[:, new][:, :, new], name, f"the weights of {ratings}, the items renamed to {new}",
+                    "an item's number must not matter: ratings and ranks say all", atol=1e-5)
 
 
 def test_best_against_worst_outweighs_best_against_second_and_with_the_papers_delta_it_does_not(work):
@@ -76,7 +94,10 @@ def test_best_against_worst_outweighs_best_against_second_and_with_the_papers_de
     ratings = torch.arange(10, 0, -1).unsqueeze(0) / 2  # (1, 10) best first
     ranks = alro.gold_rank(ratings)
     weights, papers = work.lambdarank_weights(ratings, ranks)[0], alro.pair_weights(ratings, ranks)[0]
-    assert weights[0, 9] == weights.max() > 2 * weights[0, 1]
-    assert papers[0, 9] < papers[0, 1] / 4
-    mixed = work.ndcg_loss2pp_weights(ratings, ranks, mu=0.0)[0]
-    assert torch.allclose(mixed, weights)
+    check(weights[0, 9] == weights.max() and weights[0, 9] > 2 * weights[0, 1], LAMBDARANK,
+          "best against worst weighs most, and more than twice as much as best against second",
+          "1/D at the two ranks themselves", weights[0])
+    check(papers[0, 9] < papers[0, 1] / 4, "alro.pair_weights", "best against worst weighs little",
+          "is alro.py changed?")
+    check_close(work.ndcg_loss2pp_weights(ratings, ranks, mu=0.0)[0], weights, MIXED, "LambdaRank's weights for mu 0",
+                "the mixture is a sum")

@@ -1,22 +1,28 @@
 """Checks of exercise 5: the student's property must tell right from wrong."""
+import functools
 import math
 
 import pytest
 import torch
-from suspects.lambda_loss import lambda_loss as suspect
+from classroom import judge
+from suspects import hunt_a
 
 import alro
 
 
-def right(position, ratings, ranks, sigma=1.0):
+def as_in_alro(position, ratings, ranks, sigma=1.0):
     return alro.lambda_loss(position, ratings, ranks, sigma)
 
 
-def right_in_loops(position, ratings, ranks, sigma=1.0):
+def in_loops_and_doubled(position, ratings, ranks, sigma=1.0):
     """The same values, pair by pair, times 2: the size of a loss is no bug."""
     weights, m = alro.pair_weights(ratings, ranks), position.shape[-1]
     return 2 * sum(weights[:, i, j] * torch.log1p(torch.exp(sigma * (position[:, i] - position[:, j]))) / math.log(2)
                    for i in range(m) for j in range(m))
+
+
+def steeper(position, ratings, ranks, sigma=1.0):
+    return alro.lambda_loss(position, ratings, ranks, 1.7 * sigma)
 
 
 def worse_first(position, ratings, ranks, sigma=1.0):
@@ -24,12 +30,47 @@ def worse_first(position, ratings, ranks, sigma=1.0):
     return alro.lambda_loss(position, ratings.max() + ratings.min() - ratings, ranks, sigma)
 
 
-@pytest.mark.parametrize("loss", [right, right_in_loops])
-def test_the_property_holds_for_a_right_loss(work, loss):
-    work.check_lambda_loss(loss)
+def deaf_to(number, position, ratings, ranks, sigma=1.0):
+    """No gradient ever reaches one item: that of this number, whatever its rating."""
+    heard = torch.arange(position.shape[-1]) != number % position.shape[-1]  # (m,)
+    return alro.lambda_loss(torch.where(heard, position, 3.0), ratings, ranks, sigma)
 
 
-@pytest.mark.parametrize("loss", [suspect, worse_first])
-def test_the_property_does_not_hold_for_a_wrong_loss(work, loss):
-    with pytest.raises(AssertionError):
-        work.check_lambda_loss(loss)
+def turned_for(number, position, ratings, ranks, sigma=1.0):
+    """The sign is wrong where item `number` is the better one of a pair, and nowhere else."""
+    weights = alro.pair_weights(ratings, ranks)
+    gap = position.unsqueeze(-1) - position.unsqueeze(-2)  # (B, m, m)
+    sign = torch.ones(position.shape[-1], 1).to(gap.dtype)
+    sign[number % position.shape[-1]] = -1
+    return (weights * torch.nn.functional.softplus(sigma * sign * gap)).sum((-2, -1))
+
+
+def upside_down_in_row(number, position, ratings, ranks, sigma=1.0):
+    """One list of a batch is minimised, the others are as they should be; alone, every list is right."""
+    loss = alro.lambda_loss(position, ratings, ranks, sigma)
+    turned = torch.arange(len(loss)) == (1 + number % max(1, len(loss) - 1) if len(loss) > 1 else -1)
+    return torch.where(turned, -loss, loss)
+
+
+RIGHT = {"suspect_2": hunt_a.suspect_2, "alro.lambda_loss": as_in_alro,
+         "one in plain loops, doubled": in_loops_and_doubled,
+         "a steeper one": steeper}
+WRONG = {name: getattr(hunt_a, name) for name in ("suspect_1", "suspect_3", "suspect_4")}
+WRONG["a fifth, unseen loss"] = worse_first
+for n in range(5):
+    WRONG[f"one that is wrong for certain items ({n})"] = functools.partial(deaf_to, n)
+    WRONG[f"another that is wrong for certain items ({n})"] = functools.partial(turned_for, n)
+for n in range(3):
+    WRONG[f"one that is wrong for some lists of a batch ({n})"] = functools.partial(upside_down_in_row, n)
+
+
+@pytest.mark.parametrize("suspect", RIGHT)
+def test_the_property_holds_for_a_right_loss(work, suspect):
+    judge(lambda: work.check_lambda_loss(RIGHT[suspect]), "check_lambda_loss", suspect, True,
+          "the size of the loss and of its weights is free: demand what every lambda loss on positions does, no number")
+
+
+@pytest.mark.parametrize("suspect", WRONG)
+def test_the_property_does_not_hold_for_a_wrong_loss(work, suspect):
+    judge(lambda: work.check_lambda_loss(WRONG[suspect]), "check_lambda_loss", suspect, False,
+          "demand it of every item, every place it may stand at, and every list of a batch; strictly less is not <=")

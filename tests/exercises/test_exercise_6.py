@@ -1,45 +1,74 @@
-"""Checks of exercise 6: the student's property must tell right from wrong."""
+"""Checks of exercise 6: the student's property must tell right from wrong, on several batches of lists."""
+import functools
+
 import pytest
 import torch
-from classroom import displays, encoder, gold, uneven_lists
-from suspects.batching import make_batch as suspect
+from classroom import displays, encoder, gold, judge, uneven_lists
+from suspects import hunt_b
 
 
-def right(encoder, lists, slots, orders):
+def as_in_data(encoder, lists, slots, orders):
     return encoder.batch(lists, slots, orders)[0]
 
 
-def right_with_more_padding(encoder, lists, slots, orders):
-    batch = right(encoder, lists, slots, orders)
+def with_more_padding(encoder, lists, slots, orders):
+    batch = as_in_data(encoder, lists, slots, orders)
     return batch._replace(input_ids=torch.nn.functional.pad(batch.input_ids, (0, 9)))
 
 
 def too_early(encoder, lists, slots, orders):
-    batch = right(encoder, lists, slots, orders)
+    batch = as_in_data(encoder, lists, slots, orders)
     return batch._replace(prompt_tokens=batch.prompt_tokens - 1)
 
 
 def too_late_and_consistent(encoder, lists, slots, orders):
     """`order` moves along with the place that is read, so that all places but the last agree."""
-    batch = right_with_more_padding(encoder, lists, slots, orders)
+    batch = with_more_padding(encoder, lists, slots, orders)
     return batch._replace(prompt_tokens=batch.prompt_tokens + 1, order=batch.order.roll(-1, dims=-1))
 
 
-def counted_from_the_end(encoder, lists, slots, orders):
-    """Right for the longest row of the batch, and for it alone."""
-    batch = right(encoder, lists, slots, orders)
-    return batch._replace(prompt_tokens=torch.full((len(lists),), batch.input_ids.shape[1] - encoder.list_size))
+def late_in_row(number, encoder, lists, slots, orders):
+    """One row is read one place late, the others where they should be."""
+    batch = with_more_padding(encoder, lists, slots, orders)
+    late = torch.arange(len(lists)) == number % len(lists)
+    return batch._replace(prompt_tokens=batch.prompt_tokens + late)
 
 
-CASE = [encoder(), uneven_lists(), displays("hunt", uneven_lists()), gold(uneven_lists())]
+def two_swapped(k, encoder, lists, slots, orders):
+    """In the rows' answers, and only there, the tokens of two neighbouring positions have changed places."""
+    batch = as_in_data(encoder, lists, slots, orders)
+    rows, k = batch.input_ids.clone(), k % (encoder.list_size - 1)
+    for b, start in enumerate(batch.prompt_tokens.tolist()):
+        rows[b, [start + k, start + k + 1]] = rows[b, [start + k + 1, start + k]]
+    return batch._replace(input_ids=rows)
 
 
-@pytest.mark.parametrize("make_batch", [right, right_with_more_padding])
-def test_the_property_holds_for_a_right_batching(work, make_batch):
-    work.check_batching(make_batch, *CASE)
+RIGHT = {"suspect_4": hunt_b.suspect_4, "data.Encoder.batch": as_in_data, "one with more padding": with_more_padding}
+WRONG = {name: getattr(hunt_b, name) for name in ("suspect_1", "suspect_2", "suspect_3")}
+WRONG |= {"a fifth, unseen batching": too_early, "a sixth, unseen batching": too_late_and_consistent}
+for n in range(4):
+    WRONG[f"one that is wrong in one row ({n})"] = functools.partial(late_in_row, n)
+    WRONG[f"one that is wrong at two positions ({n})"] = functools.partial(two_swapped, n)
 
 
-@pytest.mark.parametrize("make_batch", [suspect, too_early, too_late_and_consistent, counted_from_the_end])
-def test_the_property_does_not_hold_for_a_wrong_batching(work, make_batch):
-    with pytest.raises(AssertionError):
-        work.check_batching(make_batch, *CASE)
+def case(number: int) -> list:
+    """What a batching is called with: other lists, as many as it takes, in other displayed orders for each number."""
+    lists = uneven_lists()[number:number + 6]
+    return [encoder(), lists, displays(f"hunt {number}", lists), gold(lists)]
+
+
+CASES = range(3)
+
+
+@pytest.mark.parametrize("number", CASES)
+@pytest.mark.parametrize("suspect", RIGHT)
+def test_the_property_holds_for_a_right_batching(work, suspect, number):
+    judge(lambda: work.check_batching(RIGHT[suspect], *case(number)), "check_batching", suspect, True,
+          "demand no number of tokens and no amount of padding: only what the loss reads")
+
+
+@pytest.mark.parametrize("number", CASES)
+@pytest.mark.parametrize("suspect", WRONG)
+def test_the_property_does_not_hold_for_a_wrong_batching(work, suspect, number):
+    judge(lambda: work.check_batching(WRONG[suspect], *case(number)), "check_batching", suspect, False,
+          "every row and every output position: who knows the next token at every place makes no mistake anywhere")

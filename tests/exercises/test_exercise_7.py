@@ -2,9 +2,11 @@
 import pytest
 import torch
 import transformers
-from classroom import TOKENIZER, displays, encoder, gold, tiny_model, uneven_lists
+from classroom import TOKENIZER, check, check_close, displays, encoder, gold, tiny_model, uneven_lists
 
 import alro
+
+NAME = "packed_target_logits"
 
 
 def two_orders(history_targets: bool = False, first="one", second="two") -> alro.Batch:
@@ -36,12 +38,14 @@ def llama(**more):
 def test_the_same_logits_and_log_probs_as_two_rows(work, more, history_targets):
     model, batch = llama(**more).eval(), two_orders(history_targets)
     packed, apart = work.packed_target_logits(model, batch), alro.target_logits(model, batch)
-    for ours, theirs in zip(packed, apart):
-        assert ours.shape == theirs.shape and ours.dtype == torch.float32
-    assert torch.allclose(packed[0], apart[0], atol=1e-5)
+    check(packed[0].dtype == packed[1].dtype == torch.float32, NAME, "float32", ".float()", packed[0].dtype)
+    check_close(packed[0], apart[0], NAME, "the answer's logits as alro.target_logits gives them",
+                "position ids start again after the shared part; the mask; the order of the 2 B rows", atol=1e-5)
     real = (batch.rated != -100).unsqueeze(-1)  # what is read at a place that is padding does not matter
-    assert torch.allclose(packed[1] * real, apart[1] * real, atol=1e-5)
-    assert torch.allclose(alro.item_log_probs(packed[0], batch), alro.item_log_probs(apart[0], batch), atol=1e-5)
+    check_close(packed[1] * real, apart[1] * real, NAME, "the history's logits as alro.target_logits gives them",
+                "places in the shared part stay where they are, in both rows", atol=1e-5)
+    check_close(alro.item_log_probs(packed[0], batch), alro.item_log_probs(apart[0], batch), NAME, "the same log_probs",
+                "as for the logits", atol=1e-5)
 
 
 def test_the_same_gradients(work):
@@ -54,7 +58,8 @@ def test_the_same_gradients(work):
         found.append([p.grad.clone() for p in model.parameters()])
         model.zero_grad()
     for apart, packed in zip(*found):
-        assert torch.allclose(packed, apart, atol=1e-5 * max(1, apart.abs().max().item()))
+        check_close(packed, apart, NAME, "the gradients of two rows", "is something detached?",
+                    atol=1e-5 * max(1, apart.abs().max().item()))
 
 
 def test_one_display_shown_twice_and_pads_that_agree(work):
@@ -62,7 +67,8 @@ def test_one_display_shown_twice_and_pads_that_agree(work):
     model, batch = llama().eval(), two_orders(first="one", second="one")
     batch = batch._replace(input_ids=torch.nn.functional.pad(batch.input_ids, (0, 40)))
     packed, apart = answers(work.packed_target_logits, model, batch), answers(alro.target_logits, model, batch)
-    assert torch.allclose(packed, apart, atol=1e-5)
+    check_close(packed, apart, NAME, "the logits of two rows that are equal", "what is shared ends before the pads",
+                atol=1e-5)
 
 
 def test_the_shared_part_is_read_once(work):
@@ -71,11 +77,16 @@ def test_the_shared_part_is_read_once(work):
     work.packed_target_logits(model, batch)
     (rows, length), = read
     prefix = len(TOKENIZER("A user rated these movies (1 = worst, 5 = best):\n").input_ids)
-    assert rows == len(batch.input_ids) // 2 and length < 2 * batch.input_ids.shape[1] - prefix
+    check(rows == len(batch.input_ids) // 2, NAME, f"{len(batch.input_ids) // 2} rows for the model", "one per list",
+          rows)
+    check(length < 2 * batch.input_ids.shape[1] - prefix, NAME, "the shared part read once", "is it in the row twice?",
+          f"{length} tokens")
 
 
 def test_parts_do_not_see_each_other(work):
     """Another second row must leave the first one's outputs as they were."""
     model, batch, other = llama().eval(), two_orders(second="two"), two_orders(second="three")
     one, two = (answers(work.packed_target_logits, model, rows).chunk(2) for rows in (batch, other))
-    assert torch.allclose(one[0], two[0], atol=1e-5) and not torch.allclose(one[1], two[1], atol=1e-2)
+    check_close(one[0], two[0], NAME, "the first row's logits, whatever the second row holds",
+                "its key is shared, or of the query's own part", atol=1e-5)
+    check(not torch.allclose(one[1], two[1], atol=1e-2), NAME, "other logits for another second row", "is it read?")

@@ -39,7 +39,8 @@ def setting(m: int, history: int, words: int, lists: int, shape: dict | None):
     cfg = data.DataConfig(list_size=m, history_size=history, stride=1)
     ratings = data.synthetic(cfg, n_users=200)
     ratings.titles[:] = [title + " again" * (words - 2) for title in ratings.titles]
-    chosen = [one for one in data.split(ratings, cfg).train if len(one.history) == history][:lists]
+    splits = data.split(ratings, cfg)
+    chosen = [one for one in splits.train + splits.test if len(one.history) == history][:lists]
     tokenizer = word_tokenizer(ratings)
     torch.manual_seed(0)
     model = tiny_model(len(tokenizer)) if shape is None else transformers.LlamaForCausalLM(transformers.LlamaConfig(
@@ -54,10 +55,10 @@ def setting(m: int, history: int, words: int, lists: int, shape: dict | None):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mine", action="store_true", help="time exercise_7_packed.py, not the solution")
+    parser.add_argument("--mine", action="store_true", help="time your mine/exercise_7_packed.py, not the solution")
     parser.add_argument("--steps", type=int, default=11, help="timed steps of each")
     options = parser.parse_args()
-    packed = load(7, solution=not options.mine).packed_target_logits
+    packed = load(7, "mine" if options.mine else "solution").packed_target_logits
     wide = dict(hidden_size=256, intermediate_size=704, num_hidden_layers=4)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; tokens of a list and seconds of a step:")
     for name, *sizes in (("the demo: tiny, m 6, history 8, 32 lists", 6, 8, 2, 32, None),

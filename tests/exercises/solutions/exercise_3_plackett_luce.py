@@ -2,6 +2,7 @@
 import torch
 
 import alro
+import train
 
 
 def list_mle(scores: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -22,3 +23,21 @@ def soft_list_mle(probs: torch.Tensor, ratings: torch.Tensor, ranks: torch.Tenso
                   sigma: float = 1.0) -> torch.Tensor:
     # A soft rank is a position, small = ranked high; a score is large = ranked high: hence the minus.
     return list_mle_with_ties(-sigma * alro.soft_rank(probs, gamma), ratings)
+
+
+def losses(model, batch, cfg) -> dict[str, torch.Tensor]:
+    log_probs, other_log_probs, history = train.both_displayed_orders(model, batch, cfg)
+    lists = len(log_probs)
+    order, ratings = batch.order[:lists], batch.ratings[:lists]  # (B, m) the other half, if any, is the same lists
+    terms = alro.alro_loss(
+        log_probs, order, ratings, alpha=0, beta=cfg.beta, gamma=cfg.gamma, other_log_probs=other_log_probs,
+        through_target=cfg.through_target, history=history, history_weight=cfg.history_weight)
+
+    def of(probs):  # (B, m, m) -> (B,)
+        return soft_list_mle(probs, ratings, alro.gold_rank(ratings), cfg.gamma, cfg.sigma)
+
+    terms["sll"] = of(log_probs.softmax(-1))  # over the m identifiers: y
+    terms["total"] = terms["total"] + cfg.alpha * terms["sll"]
+    references = train.references(batch, order, ratings, cfg)
+    references |= {"blind_sll": of(alro.blind_probs(order)), "perfect_sll": of(alro.perfect_probs(order))}
+    return {**terms, **references}

@@ -1,7 +1,8 @@
-"""Exercise 6: hunt for a silent bug, B. 60 minutes.
+"""Exercise 6: hunt for silent bugs, B. 60 minutes.
 
-`suspects/batching.py` is a colleague's way from lists to batches. With it the training loss falls further and faster
-than with ours. Everyone is pleased, until the table comes: the trained model ranks at chance.
+`suspects/hunt_b.py` holds four colleagues' ways from lists to batches. With one of them the training loss falls further
+and faster than with ours. Everyone is pleased, until the table comes: the trained model ranks at chance. Some of the
+others are wrong in other ways; at least one is right.
 
 Again, write a property that any right batching has and that takes the function as its argument; do not compare with
 data.Encoder.batch. Ask what the *loss* gets to see, not what the fields say of themselves: SFT, SLL and PSL read
@@ -14,8 +15,9 @@ Models on strings serve well as a probe: `Puppet` below says at every place what
 What to learn: in teacher forcing the answer stands in the input, one place beside where it must be predicted; off by
 one to the one side the model copies what it sees, to the other it answers before the question is complete.
 
-Check: pytest tests/exercises --exercise 6
-Your property must hold for data.Encoder.batch, and must not for the suspect and for three more wrong ones.
+Begin: python tests/exercises/start.py 6       Check: pytest tests/exercises --exercise 6
+Your property must hold for every right batching, and for none that is wrong, seen or not, whatever lists it gets.
+Expect, when you are done, to be able to say of every wrong suspect what its model learns instead.
 """
 import torch
 

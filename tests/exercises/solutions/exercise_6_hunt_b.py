@@ -1,7 +1,9 @@
 """Solution 6: two puppets.
 
-The suspect reads the output at the places of the answer itself. The model sees the token there and need only repeat it:
-the loss goes to 0, and at inference, where nothing stands there yet, it has learned nothing.
+suspect_1 reads the output at the places of the answer itself. The model sees the token there and need only repeat it:
+the loss goes to 0, and at inference, where nothing stands there yet, it has learned nothing. suspect_2 counts from the
+end of the padded row: right for the longest list of a batch alone. suspect_3 takes an item's number for its slot: the
+row holds the letters of other films. suspect_4 is right.
 """
 import torch
 
@@ -40,5 +42,5 @@ def check_batching(make_batch, encoder, lists, slots, orders) -> None:
     # Who knows the next token at every place makes no mistake, in any row, whatever its padding.
     assert (loss(lambda ids: ids.roll(-1, dims=1)) < 1e-3).all()
     # Who repeats the token just read is always wrong: no identifier follows itself, and the first follows a colon. (In
-    # nats: a logit of 50 on a wrong token.) Against these suspects the line above would do; this one names the harm.
+    # nats: a logit of 50 on a wrong token.) The line above would do; this one names the harm.
     assert (loss(lambda ids: ids) > 40).all()

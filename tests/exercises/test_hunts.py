@@ -1,0 +1,74 @@
+"""The hunts cannot be won by one example: who knows a pair of numbers, or one item, lets something wrong through, or
+complains about something right."""
+import pytest
+import test_exercise_5
+import test_exercise_6
+import torch
+from classroom import load
+
+import alro
+
+
+def passes(detector, *arguments) -> bool:
+    try:
+        detector(*arguments)
+        return True
+    except AssertionError:
+        return False
+
+
+POSITION, RATINGS = torch.tensor([[1.5, 3.0, 2.0]]), torch.tensor([[1.0, 5.0, 3.0]])
+RANKS = alro.gold_rank(RATINGS)
+
+
+def one_number(loss):
+    """The right loss's value on one list, learned by heart."""
+    assert abs(loss(POSITION, RATINGS, RANKS).item() - alro.lambda_loss(POSITION, RATINGS, RANKS).item()) < 1e-4
+
+
+def one_pair(loss):
+    """One list, one item lifted: caught are those alone that are wrong there."""
+    lifted = POSITION - torch.tensor([[0.0, 0.5, 0.0]])
+    assert loss(lifted, RATINGS, RANKS).item() < loss(POSITION, RATINGS, RANKS).item()
+
+
+def no_zero(loss):
+    assert loss(POSITION, RATINGS, RANKS).item() >= 0
+
+
+@pytest.mark.parametrize("detector", [one_number, one_pair, no_zero])
+def test_one_example_does_not_win_hunt_a(detector):
+    right = all(passes(detector, loss) for loss in test_exercise_5.RIGHT.values())
+    caught = not any(passes(detector, loss) for loss in test_exercise_5.WRONG.values())
+    assert not (right and caught)
+
+
+def one_length(make_batch, encoder, lists, slots, orders):
+    """The first case's first prompt, counted by hand."""
+    batch = make_batch(encoder, lists, slots, orders)
+    expected = test_exercise_6.as_in_data(*test_exercise_6.case(0)).prompt_tokens[0]
+    assert batch.prompt_tokens[0] == expected
+
+
+def one_row(make_batch, encoder, lists, slots, orders):
+    """The solution's first puppet, in the first row alone."""
+    batch = make_batch(encoder, lists, slots, orders)
+    puppet = load(6, "solution").Puppet(lambda ids: ids.roll(-1, dims=1), len(encoder.tokenizer))
+    log_probs = alro.item_log_probs(alro.target_logits(puppet, batch)[0], batch)
+    assert alro.sft_loss(log_probs, batch.order)[0] < 1e-3
+
+
+@pytest.mark.parametrize("detector", [one_length, one_row])
+def test_one_example_does_not_win_hunt_b(detector):
+    cases = [test_exercise_6.case(number) for number in test_exercise_6.CASES]
+    right = all(passes(detector, make, *case) for make in test_exercise_6.RIGHT.values() for case in cases)
+    caught = not any(passes(detector, make, *case) for make in test_exercise_6.WRONG.values() for case in cases)
+    assert not (right and caught)
+
+
+def test_each_hunt_has_three_wrong_suspects_and_a_right_one_and_names_that_tell_nothing():
+    for checks, letter in ((test_exercise_5, "a"), (test_exercise_6, "b")):
+        assert sum(name.startswith("suspect_") for name in checks.WRONG) >= 3
+        assert sum(name.startswith("suspect_") for name in checks.RIGHT) >= 1
+        text = load(5 if letter == "a" else 6, "stub").__doc__
+        assert f"suspects/hunt_{letter}.py" in text

@@ -1,0 +1,101 @@
+"""What a student does in mine/ breaks nothing; what a student is told helps. In a copy of the project."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import start
+from classroom import HERE, path_of
+
+ROOT = HERE.parents[1]
+
+
+@pytest.fixture
+def project(tmp_path):
+    """The project with an empty mine/: links to all that is only read, a copy of the exercises."""
+    for path in [*ROOT.glob("*.py"), ROOT / "pyproject.toml"]:
+        (tmp_path / path.name).symlink_to(path)
+    exercises = tmp_path / "tests" / "exercises"
+    exercises.mkdir(parents=True)
+    for path in (ROOT / "tests").glob("*.py"):
+        (tmp_path / "tests" / path.name).symlink_to(path)
+    for path in HERE.rglob("*"):
+        inside = path.relative_to(HERE)
+        if path.is_file() and not {"mine", "__pycache__"} & set(inside.parts):
+            (exercises / inside).parent.mkdir(exist_ok=True)
+            (exercises / inside).write_bytes(path.read_bytes())
+    (exercises / "mine").mkdir()
+    return tmp_path
+
+
+def run(project: Path, *arguments: str) -> tuple[int, str]:
+    """(exit status, output) of a command of Python, given as a student would, from the project's root."""
+    environment = {**os.environ, "PYTEST_ADDOPTS": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, *arguments], cwd=project, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def mine(project: Path, number: int) -> Path:
+    return project / "tests" / "exercises" / "mine" / path_of(number, "stub").name
+
+
+def test_pytest_is_green_whatever_lies_in_mine(project):
+    """Broken, solved and nonsense files, and some that pytest would read if it looked: none is."""
+    folder = mine(project, 1).parent
+    mine(project, 1).write_text("def lambdarank_weights(:\n")
+    mine(project, 5).write_bytes(path_of(5, "solution").read_bytes())
+    mine(project, 6).write_bytes(b"\xff\xfe\x00 nonsense")
+    for name in ("test_mine.py", "test_exercise_5.py", "conftest.py", "alro.py", "classroom.py", "exercise_99_new.py"):
+        (folder / name).write_text("raise SystemExit('read')\n")
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "test_exercise_1.py").write_text("def test_it():\n    assert False\n")
+    few = "test_a_stub_has or test_the_property or test_the_lists"
+    for where in ([], ["tests/exercises"]):  # pytest finds conftest.py early in one of the two, late in the other
+        status, output = run(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", *where, "-k", few,
+                             "--ignore=tests/trust", *[f"--ignore={path}" for path in Path("tests").glob("test_*.py")])
+        assert status == 0 and "mine" not in output, output
+
+
+@pytest.mark.slow
+def test_a_students_way_from_start_to_green(project):
+    check = ["-m", "pytest", "-p", "no:cacheprovider", "tests/exercises", "--exercise", "9"]
+    status, output = run(project, *check)
+    assert status != 0 and "python tests/exercises/start.py 9" in output and "Traceback" not in output
+    assert len(output.strip().splitlines()) < 4, output
+
+    status, output = run(project, "tests/exercises/start.py", "9")
+    assert status == 0 and "pytest tests/exercises --exercise 9" in output
+    assert mine(project, 9).read_bytes() == path_of(9, "stub").read_bytes()
+    status, output = run(project, *check)
+    assert status == 1 and "leave_one_out is not written yet" in output
+
+    solution = path_of(9, "solution").read_text(encoding="utf-8")
+    wrong = solution.replace("total[ratings.item] - ratings.rating", "total[ratings.item]")
+    assert wrong != solution
+    mine(project, 9).write_text(wrong)
+    status, output = run(project, *check)
+    assert status == 1 and "leave_one_out" in output and "expected: by plain loops" in output
+    assert "hint:     (total - own) / (count - 1)" in output
+
+    status, output = run(project, "tests/exercises/start.py", "9")
+    assert status != 0 and "is there already" in output and mine(project, 9).read_text() == wrong  # never overwritten
+    mine(project, 9).write_text(solution)
+    assert run(project, *check)[0] == 0
+    mine(project, 9).write_text("def told(:\n")
+    status, output = run(project, *check)
+    assert status == 1 and "cannot be loaded, line 1: SyntaxError" in output
+
+
+def test_git_ignores_what_students_write():
+    assert "/tests/exercises/mine/" in (ROOT / ".gitignore").read_text().split()
+
+
+def test_start_copies_a_stub_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(start, "HERE", tmp_path)
+    assert start.main(["3"]) == tmp_path / "mine" / path_of(3, "stub").name
+    with pytest.raises(SystemExit, match="is there already"):
+        start.main(["3"])
+    with pytest.raises(SystemExit):
+        start.main(["77"])
+    assert "invalid choice: 77" in capsys.readouterr().err
