@@ -206,7 +206,7 @@ def word_tokenizer(ratings) -> PreTrainedTokenizerFast:
 
 
 def tiny_model(vocabulary: int, width: int = 64) -> Qwen3ForCausalLM:
-    """A Qwen3 of 171,000 weights at width 64, as deep as ranking by taste is long:
+    """A Qwen3 of 170,000 weights at width 64, as deep as ranking by taste is long:
 
         layer 1   a rating reads its film's genre, right before it; an identifier reads its own
                   line's film and genre;
