@@ -775,11 +775,14 @@ def named_rows(configs: dict[str, dict], pool: bool) -> dict[str, list[str]]:
         key = folder
         if pool:
             without_seed = {**config["train"], "seed": 0, "out": ""}  # "out": in runs of old
-            key = json.dumps([config["data"], without_seed])
+            key = json.dumps([config["data"], without_seed, config.get("losses")])
         groups.setdefault(key, []).append(folder)
     rows = {}  # in the order in which they were given
     above = os.path.commonpath(map(os.path.abspath, configs))
     for folders in groups.values():
+        seeds = {configs[folder]["train"]["seed"] for folder in folders}
+        check_input(len(seeds) == len(folders), "--pool averages over seeds, but these runs share "
+                    f"one: {', '.join(folders)}; name one run of each seed")
         name = folders[0]
         if len(configs) > 1:
             name = os.path.relpath(name, above)
@@ -801,9 +804,10 @@ def data_hashes(data: EvaluationData) -> dict[str, str]:
 
 def check_data_of_run(folder: str, config: dict, now: dict[str, str]) -> None:
     """Raise AlroError if a run was trained on other data than are there `now` (`data_hashes`)."""
-    trained_on = config.get("data_sha256", now)  # runs of before these hashes were kept pass
+    trained_on = config.get("data_sha256")
     check_input(isinstance(trained_on, dict) and trained_on.keys() == now.keys(),
-                f"{folder}/config.json: data_sha256 must be an object with {', '.join(now)}")
+                f"{folder}/config.json: data_sha256 must be an object with {', '.join(now)}; an "
+                "earlier version, which wrote none, also made other lists: train anew")
     for part, what in ("lists", "ratings"), ("prompt", "titles"):
         check_input(trained_on[part] == now[part],
                     f"{folder} was trained on other {what} than its dataset's files hold now: "

@@ -446,7 +446,8 @@ def claim_folder(run_cfg: RunConfig, data_cfg: DataConfig, origin: Origin, job: 
 FEW_STEPS = 80  # no run that we have seen has left the uniform trap before
 
 
-def describe_start(dataset: str, cfg: TrainConfig, job: Job, device_text: str) -> str:
+def describe_start(dataset: str, cfg: TrainConfig, job: Job, device_text: str,
+                   losses_name: str) -> str:
     """What a person wants to know before the first step, in five lines."""
     m, steps = job.encoder.list_size, job.steps
     n_trained = sum(weight.numel() for weight in trainable(job.model).values())
@@ -455,8 +456,11 @@ def describe_start(dataset: str, cfg: TrainConfig, job: Job, device_text: str) -
              f"{len(job.splits.train)}{counts}"]
     lines.append(f"{cfg.model}: {job.model.num_parameters():,} weights, {n_trained:,} trained; "
                  f"{device_text}")
-    lines.append(f"loss: SFT + {cfg.alpha:g} SLL + {cfg.beta:g} PSL + {cfg.history_weight:g} "
-                 f"history, on {cfg.display_order} orders; gamma {cfg.gamma:g}, seed {cfg.seed}")
+    objective = (f"SFT + {cfg.alpha:g} SLL + {cfg.beta:g} PSL + {cfg.history_weight:g} history; "
+                 f"gamma {cfg.gamma:g}")
+    if losses_name != losses.__name__:  # train(..., losses=...): only it knows what it weighs
+        objective = losses_name
+    lines.append(f"loss: {objective}; on {cfg.display_order} orders, seed {cfg.seed}")
     lines.append(f"{steps.total} steps of {cfg.batch_size} lists, validated on "
                  f"{len(job.valid_lists)}; every setting is in config.json")
     lines.append(f"SFT starts about log(m) = {math.log(m):.3f}; log(m!)/m = "
@@ -526,7 +530,8 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
     folder, _lock = claim_folder(run_cfg, data_cfg, origin, job, process, n_processes)
     bf16, why = choose_bf16(cfg.bf16, device, cfg.model)
     cfg = dataclasses.replace(cfg, bf16=bf16)
-    say(describe_start(data_cfg.dataset, cfg, job, describe_device(device, bf16, why)))
+    device_text = describe_device(device, bf16, why)
+    say(describe_start(data_cfg.dataset, cfg, job, device_text, origin.losses))
 
     # ---- start: optimiser, and how far an earlier process came
     # The checkpoint restores weights, AdamW's moments, the rate and the random state: what comes

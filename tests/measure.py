@@ -4,6 +4,7 @@
                                        two of it may work side by side
     python tests/measure.py score [arms|rivals|new_films|noise|knobs]...
                                        rank with the trained runs, fit the rivals, write results/*.json
+    python tests/measure.py figures    draw results/learning_curves.png and results/new_films.png (matplotlib)
     python tests/measure.py list       what there is to train, and what is done
 
 World, model and settings were chosen on seeds 100 to 104 and validation lists (results/choice.md);
@@ -23,7 +24,8 @@ import evaluate  # noqa: E402
 import train  # noqa: E402
 from alro import lambda_loss, rank_of, soft_rank  # noqa: E402
 from data import DataConfig  # noqa: E402
-from runs import FolderInUse, is_locked, read_log, write_json  # noqa: E402
+from figures import draw, learning_curves  # noqa: E402
+from runs import FolderInUse, is_locked, read_json, read_log, write_json  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/measure")
@@ -274,12 +276,30 @@ SCORES = {"arms": score_arms, "rivals": score_rivals, "new_films": score_new_fil
           "knobs": score_knobs}
 
 
+def draw_figures() -> None:
+    """Validation NDCG of each seed while it learns; NDCG against the share of new films in a list."""
+    rows = ["SFT, shown", "ALRO, shown", "SFT, shuffled"]
+    learning = {row: learning_curves([str(folder_of(row, seed)) for seed in done_seeds(row)]) for row in rows}
+    tables = read_json(ROOT / "results" / "new_films.json")
+    shares = [int(title.split()[0]) / table["list_size"] for title, table in tables.items()]
+    by_share = {}
+    for row in next(iter(tables.values()))["methods"]:
+        ys = [table["methods"][row][f"ndcg@{table['list_size']}"]["mean"] for table in tables.values()]
+        by_share[row] = (shares, ys)
+    draw(ROOT / "results", {
+        "learning_curves": ("Demo: each seed (thin) and their mean", "step",
+                            "NDCG@6 on validation lists, random order", learning),
+        "new_films": ("When does it pay?", "share of new films in a test list", "NDCG@6", by_share)})
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["train"]:
         train_all()
     elif sys.argv[1:2] == ["score"]:
         for chosen in sys.argv[2:] or SCORES:
             SCORES[chosen]()
+    elif sys.argv[1:] == ["figures"]:
+        draw_figures()
     elif sys.argv[1:] == ["list"]:
         for name, seed, folder, _, cfg, _ in jobs():
             print("done" if finished(folder, cfg) else "    ", name, seed)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers import said
 
 import alro
 import baselines
@@ -219,3 +220,16 @@ def test_lists_that_lost_history_are_reported(small_world, demo_straight, capsys
     assert ranker.shortened == {one.list_id for one in lists}
     evaluate.report_shortened(ranker.shortened)
     assert "lost their oldest history" in capsys.readouterr().err
+
+
+def config_of(seed: int, losses: str = "losses") -> dict:
+    return {"data": {"dataset": "synthetic"}, "train": {"seed": seed, "alpha": 1.0}, "losses": losses}
+
+
+def test_pool_keeps_runs_of_other_losses_apart_and_refuses_two_runs_of_one_seed():
+    runs = {"runs/a": config_of(0), "runs/b": config_of(1), "runs/c": config_of(2, "my_losses")}
+    assert evaluate.named_rows(runs, pool=True) == {"a +1 seeds": ["runs/a", "runs/b"], "c": ["runs/c"]}
+    runs["runs/d"] = config_of(1)
+    message = said(evaluate.named_rows, runs, True)
+    assert "runs/a, runs/b, runs/d" in message and "one run of each seed" in message
+    assert len(evaluate.named_rows(runs, pool=False)) == 4

@@ -407,7 +407,7 @@ def test_a_run_too_short_to_learn_says_so_before_it_starts(small_world, tmp_path
     assert "note: 2 steps are too few" in capsys.readouterr().out
     _, cfg, _ = demo_run(tmp_path / "long", steps=train.FEW_STEPS)
     job = train.prepare(data.DataConfig(), cfg, 0, 1)
-    assert "too few" not in train.describe_start("synthetic", cfg, job, "cpu")
+    assert "too few" not in train.describe_start("synthetic", cfg, job, "cpu", "losses")
 
 
 def test_the_rate_rises_stays_and_falls_by_shares_of_the_steps():
