@@ -181,13 +181,17 @@ class Splits(NamedTuple):
     fit: dict[str, np.ndarray]  # split -> rows of Ratings, before its lists, to fit a rival on
 
 
+def seed_from(*key) -> int:
+    """A seed for random numbers, 0..2^56, that depends on the key alone."""
+    return int(hashlib.blake2b(repr(key).encode(), digest_size=7).hexdigest(), 16)
+
+
 def generator(*key) -> torch.Generator:
     """Random numbers that depend on the key alone, not on what was drawn before.
 
     So any list can be redone by itself: resuming, sharding and comparing are exact.
     """
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=7).hexdigest()
-    return torch.Generator().manual_seed(int(digest, 16))
+    return torch.Generator().manual_seed(seed_from(*key))
 
 
 def random_slots(m: int, *key) -> list[int]:

@@ -364,7 +364,6 @@ def save_checkpoint(folder: Path, progress: "Progress", origin: Origin, model, o
     state = {"progress": dataclasses.asdict(progress), "origin": origin._asdict()}
     state["weights"] = trainable(model)
     state["optimizer"], state["scheduler"] = optimizer.state_dict(), scheduler.state_dict()
-    state["rng"] = torch.get_rng_state()
     path = checkpoint_path(folder)
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name("state.pt.partial")
@@ -378,7 +377,7 @@ def save_checkpoint(folder: Path, progress: "Progress", origin: Origin, model, o
 
 def load_checkpoint(folder: Path, origin: Origin, default_cfg, model, optimizer,
                     scheduler) -> "Progress":
-    """Put the checkpoint into model, optimizer, scheduler and the random state: how far it came.
+    """Put the checkpoint into model, optimizer and scheduler: how far it came.
 
     Without a checkpoint nothing changes. Raises: AlroError if it is damaged or of another origin.
     """
@@ -395,7 +394,6 @@ def load_checkpoint(folder: Path, origin: Origin, default_cfg, model, optimizer,
             weight.copy_(saved.view_as(weight))  # of another shape: an error, no broadcast
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(state["rng"].cpu())
         saved = state["progress"]
         return Progress(int(saved["step"]), float(saved["best"]), int(saved["since_best"]))
 

@@ -29,7 +29,7 @@ from alro import (
     perfect_probs, soft_lambda_loss, target_logits)
 from data import (
     DataConfig, Encoder, RankingList, Ratings, Splits, generator, informative, load, make_encoder,
-    random_slots, sha256, sha256_of_words, split)
+    random_slots, seed_from, sha256, sha256_of_words, split)
 from evaluate import ModelRanker, choose_lists, in_plain_words, ndcg, rank_test_lists
 from model import (
     autocast, build_model, choose_bf16, describe_device, encode, hardware, join_processes,
@@ -486,11 +486,9 @@ def make_loader(steps: TrainingSteps, first: int, device: torch.device):
     """The steps' data from `first` on, tokenised in another process while the model works."""
     workers = 4 if device.type == "cuda" else 1
     places = range(first, steps.total)
-    # A generator of its own: making a loader would move the one that dropout draws from.
-    random = torch.Generator()
     return torch.utils.data.DataLoader(
-        steps, batch_size=None, sampler=places, collate_fn=as_arrays, generator=random,
-        num_workers=workers, worker_init_fn=ignore_interrupt)
+        steps, batch_size=None, sampler=places, collate_fn=as_arrays, num_workers=workers,
+        worker_init_fn=ignore_interrupt)
 
 
 def make_optimizer(model, cfg: TrainConfig, total_steps: int):
@@ -534,8 +532,8 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
     say(describe_start(data_cfg.dataset, cfg, job, device_text, origin.losses))
 
     # ---- start: optimiser, and how far an earlier process came
-    # The checkpoint restores weights, AdamW's moments, the rate and the random state: what comes
-    # after it is bit for bit what would have come without an interruption.
+    # The checkpoint restores weights, AdamW's moments and the rate: what comes after it is bit for
+    # bit what would have come without an interruption.
     model.to(device).train()
     optimizer, scheduler = make_optimizer(model, cfg, steps.total)
     progress = load_checkpoint(folder, origin, TrainConfig(), model, optimizer, scheduler)
@@ -553,6 +551,8 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
     with StopRequest() as stop, bar:
         for data in until_stopped(make_loader(steps, first, device), stop):
             # ---- step: the algorithm is in `one_step` and `losses`
+            # Dropout, on any device, draws from (seed, step, process): resuming repeats it.
+            torch.manual_seed(seed_from("step", cfg.seed, progress.step, process))
             means = one_step(model, as_tensors(data), optimizer, scheduler, cfg, losses)
             progress.step += 1
             due = progress.step % job.valid_every == 0 or progress.step == steps.total
