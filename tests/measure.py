@@ -164,8 +164,8 @@ def table(data, by_row: dict, calls: dict, differences=(), **about) -> dict:
                  for name, ranker in evaluate.reference_rankers(data).items()}
     everything = {"chance": [evaluate.chance_method(data.lists)], **by_row, **reference}
     pooled = {row: evaluate.over_seeds(seeds) for row, seeds in everything.items()}
-    about = {"dataset": "synthetic", "model": "tiny", "decode": "greedy", "seed": "by row", **about}
-    result = evaluate.summary(pooled, data, calls, orders=ORDERS, **about)
+    about = {"dataset": "synthetic", "model": "tiny", "decode": "greedy", "seed": "by row", "orders": ORDERS, **about}
+    result = evaluate.summary(pooled, data, calls, **about)
     for row, seeds in by_row.items():
         result["methods"][row]["seeds"] = len(seeds)
         for metric in metrics:

@@ -1,0 +1,175 @@
+"""The real table: a pretrained model on MovieLens-100K, every arm, beside every rival. By hand, hours on a CPU.
+
+    python tests/real_table.py train --data_path DATA --model MODEL     one arm after the other; stopped, it goes on
+    python tests/real_table.py score --data_path DATA --model MODEL     rank with those that are trained, fit the
+                                                                        rivals, write results/real.json
+    python tests/real_table.py list --data_path DATA --model MODEL      what there is to train, and what is done
+
+--size gpu: all lists, history 20, three seeds (never run; --size cpu is what results/real.json holds). A run lies in
+runs/real/<row>/<seed>. The ranking of a row is kept there, too, so that scoring goes on after an interruption.
+"""
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import baselines  # noqa: E402
+import evaluate  # noqa: E402
+import train  # noqa: E402
+from data import DataConfig  # noqa: E402
+from measure import Row, finished, table  # noqa: E402
+from runs import check_input, option, parse_flags, run_script, write_json  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+RUNS = Path("runs/real")
+
+
+@dataclasses.dataclass(frozen=True)
+class RealConfig:
+    """Where the inputs are, and how much of them to use."""
+    _argument_group_name = "the real table"
+    dataset: str = option("ml-100k", "as train.py's; tools that bring MovieLens as RecBole's files: recbole")
+    data_path: str | None = option(None, "the folder with the ratings")
+    model: str = option("HuggingFaceTB/SmolLM2-135M-Instruct", "Hugging Face id or folder")
+    size: str = option("cpu", "cpu or gpu: how much to train and to rank")
+    limit: int = option(300, "test lists to rank; 0 = all")
+
+
+FIELDS = {"fields": "title,category,average"}
+# A step of 8 lists and not of 32: the same number of lists makes four times as many steps, and steps are what a run
+# needs to leave the uniform trap.
+CPU = {"steps": 372, "batch_size": 8, "grad_accum": 1, "lr": 2e-4, "valid_limit": 60, "valid_every": 93, "log_every": 4}
+SIZES = {
+    "cpu": {"train": CPU, "data": {"history_size": 10, "stride": 15}, "seeds": 1, "more_seeds": 2},
+    "gpu": {"train": {"steps": 446}, "data": {"history_size": 20}, "seeds": 3, "more_seeds": 3}}  # an epoch of 32 lists
+SFT = {"alpha": 0.0, "beta": 0.0}
+ARMS = {"SFT+SLL": {"beta": 0.0}, "ALRO": {}, "SFT": SFT, "SFT+PSL": {"alpha": 0.0}}
+
+
+def plan(cfg: RealConfig) -> dict[str, Row]:
+    """{row: what to train}; beta .3: the demo's 1.5 beside alpha 3, in proportion somewhat less. Not swept."""
+    check_input(cfg.size in SIZES, f"--size must be one of {', '.join(SIZES)}, got {cfg.size!r}")
+    size = SIZES[cfg.size]
+    given = {"model": cfg.model, "beta": 0.3, **size["train"]}
+    files = {"dataset": cfg.dataset, "data_path": cfg.data_path, **size["data"]}
+    rows = {}
+    for arm, weights in ARMS.items():
+        seeds = range(size["more_seeds"] if arm in ("SFT", "ALRO") else size["seeds"])
+        rows[arm] = Row(seeds, {**given, **weights}, {**files, **FIELDS})
+    rows["ALRO, title alone"] = Row(range(size["seeds"]), given, files)
+    return rows
+
+
+def configurations(row: Row, seed: int) -> tuple[DataConfig, train.TrainConfig]:
+    preset = {**train.PRESETS["small-gpu"], "seed": seed, **row.data, **row.train}
+    names = [{field.name for field in dataclasses.fields(config)} for config in (DataConfig, train.TrainConfig)]
+    data, training = ({name: value for name, value in preset.items() if name in known} for known in names)
+    return DataConfig(**data), train.TrainConfig(**training)
+
+
+def jobs(cfg: RealConfig) -> list[tuple]:
+    """(row, seed, folder, configurations): seed 0 of every row first."""
+    found = [(name, seed, RUNS / name.replace(",", "").replace(" ", "-") / str(seed), *configurations(row, seed))
+             for name, row in plan(cfg).items() for seed in row.seeds]
+    return sorted(found, key=lambda job: job[1])
+
+
+def train_all(cfg: RealConfig) -> None:
+    for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
+        if finished(folder, train_cfg):
+            continue
+        print(f"==== {name}, seed {seed}: {folder}", flush=True)
+        resume = str(folder) if (folder / "config.json").exists() else None
+        train.train(data_cfg, train_cfg, train.RunConfig(out=str(folder), resume=resume))
+
+
+# ---- Scoring: hours on a CPU, so what is ranked is kept --------------------------------------------------------------
+
+ORDERS = 2
+KEPT = ("values", "mean_rank_by_slot", "ms_per_list")
+
+
+def scored(ranker, data, kept: Path, stamp: str) -> dict:
+    """evaluate.score_method, from the file `kept` if it is there with the same stamp (of weights and lists)."""
+    if kept.exists():
+        method = json.loads(kept.read_text(encoding="utf-8"))
+        if method.pop("stamp") == stamp:
+            method["values"] = {metric: np.array(values) for metric, values in method["values"].items()}
+            return method
+    method = evaluate.score_method(ranker, data.lists, ORDERS)
+    plain = {name: method[name] for name in KEPT}
+    values = {metric: found.tolist() for metric, found in method["values"].items()}
+    write_json(kept, {**plain, "values": values, "stamp": stamp})
+    return {**method, "slots": [], "predicted": []}
+
+
+def ways(row: str, folder: Path, data) -> dict:
+    """{row of the table: (ranker, LLM calls per list)} of one run."""
+    words, m = data.ratings.prompt_words(), data.list_size
+    greedy = evaluate.ranker_of_run(str(folder), words, m)
+    found = {row: (greedy, 1)}
+    if row == "SFT":
+        found["SFT, 3 orders"] = baselines.bootstrapped(greedy, 3), 3
+    if row == "ALRO":
+        found["ALRO, first step"] = evaluate.ranker_of_run(str(folder), words, m, "first"), 1
+        found["ALRO, point-wise"] = baselines.point_wise(greedy, np.unique(data.ratings.rating)), m
+    return found
+
+
+def score_all(cfg: RealConfig) -> None:
+    by_row, calls, steps = {}, {}, {}
+    worlds = {}  # the prompts of `ALRO, title alone` say less; the lists are the same
+    for name, _, folder, data_cfg, train_cfg in jobs(cfg):
+        if not (folder / "model").exists() or not finished(folder, train_cfg):
+            continue
+        if data_cfg not in worlds:
+            worlds[data_cfg] = evaluate.load_evaluation(data_cfg, "test", cfg.limit)
+        data = worlds[data_cfg]
+        stamp = f"{evaluate.sha256_of_model(str(folder))} {evaluate.sha256(data.lists)} {ORDERS}"
+        if "zero-shot" not in by_row:
+            untrained = baselines.untrained_ranker(str(folder), data.ratings, data.list_size)
+            kept = RUNS / f"zero-shot-{cfg.limit}.json"
+            by_row["zero-shot"] = [scored(untrained, data, kept, stamp.split(maxsplit=1)[1])]
+            calls["zero-shot"] = 1
+        for way, (ranker, count) in ways(name, folder, data).items():
+            kept = folder / f"{way.replace(',', '').replace(' ', '-')}-{cfg.limit}.json"
+            by_row.setdefault(way, []).append(scored(ranker, data, kept, stamp))
+            calls[way] = count
+            print(f"{way}: {by_row[way][-1]['values'][f'ndcg@{data.list_size}'].mean():.4f}", flush=True)
+        steps[name] = train_cfg.steps
+    check_input(len(by_row) > 0, f"nothing is trained in {RUNS}: `train` first")
+    data = next(data for data_cfg, data in worlds.items() if data_cfg.fields != "title")
+    embedding, chosen = baselines.embedding_rankers(data.ratings, data.splits, "test")
+    for name, ranker in (embedding | baselines.told_the_category(data)).items():
+        by_row[name] = [evaluate.score_method(ranker, data.lists, ORDERS)]
+    base = "ALRO" if "ALRO" in by_row else next(iter(by_row.keys() - {"zero-shot"}))
+    pairs = [(base, other) for other in [*by_row, "item mean"] if other != base]
+    chosen = {name: str(choice) for name, choice in chosen.items()}
+    about = {"dataset": cfg.dataset, "model": Path(cfg.model).name, "orders": ORDERS, "chosen": chosen, "steps": steps}
+    result = table(data, by_row, calls, pairs, **about)
+    pooled = {row: evaluate.over_seeds(seeds) for row, seeds in by_row.items()}
+    result["groups"] = evaluate.by_group(pooled, data)
+    write_json(ROOT / "results" / "real.json", result)
+    print("results/real.json")
+
+
+def list_all(cfg: RealConfig) -> None:
+    for name, seed, folder, _, train_cfg in jobs(cfg):
+        print("done" if finished(folder, train_cfg) else "    ", name, seed)
+
+
+VERBS = {"train": train_all, "score": score_all, "list": list_all}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    cfg, verbs = parse_flags(arguments, RealConfig, positional="verbs")
+    check_input(len(verbs) == 1 and verbs[0] in VERBS, f"one of: {', '.join(VERBS)}")
+    VERBS[verbs[0]](cfg)
+
+
+if __name__ == "__main__":
+    run_script(main)

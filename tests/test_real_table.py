@@ -1,0 +1,48 @@
+"""The script behind results/real.json, from end to end on a small model and small ratings."""
+import json
+
+import pytest
+import real_table
+
+import baselines
+import evaluate
+
+
+@pytest.fixture
+def config(straight, world, tmp_path, monkeypatch, few_draws):
+    """Two steps an arm, from the model of a small run."""
+    small = {"steps": 2, "batch_size": 4, "grad_accum": 1, "valid_limit": 3, "valid_every": 2, "log_every": 1}
+    monkeypatch.setitem(real_table.SIZES, "cpu", {
+        "train": small, "data": {"list_size": 3, "history_size": 4, "stride": 5}, "seeds": 1, "more_seeds": 2})
+    monkeypatch.setattr(real_table, "FIELDS", {"fields": "title,average"})  # the small world has no categories
+    monkeypatch.setattr(real_table, "ROOT", tmp_path)
+    monkeypatch.setattr(baselines, "embedding_rankers", lambda *_: ({}, {}))
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return ["--dataset", "csv", "--data_path", str(world), "--model", str(straight / "model"), "--limit", "4"]
+
+
+def test_the_real_table_is_trained_and_scored_by_two_commands_and_goes_on(config, tmp_path, monkeypatch, capsys):
+    real_table.main(["list", *config])
+    assert "done" not in capsys.readouterr().out
+    real_table.main(["train", *config])
+    real_table.main(["list", *config])
+    assert capsys.readouterr().out.count("done ") == 7
+    real_table.main(["score", *config])
+    result = json.loads((tmp_path / "results" / "real.json").read_text())
+    rows = {"chance", "zero-shot", "SFT", "SFT, 3 orders", "SFT+SLL", "SFT+PSL", "ALRO", "ALRO, first step",
+            "ALRO, point-wise", "ALRO, title alone", "item mean"}
+    assert result["methods"].keys() == rows and result["ranked_lists"] == 4 and result["orders"] == 2
+    assert result["methods"]["ALRO"]["seeds"] == 2 and result["methods"]["ALRO, point-wise"]["llm_calls_per_list"] == 3
+    assert {"ALRO - SFT", "ALRO - item mean"} <= result["differences"].keys() and "all lists" in result["groups"]
+    # What is ranked is kept: a second call asks no model, and writes the same.
+    monkeypatch.setattr(evaluate.ModelRanker, "__call__", None)
+    monkeypatch.setattr(baselines, "point_wise", lambda *_: None)
+    real_table.main(["score", *config])
+    again = json.loads((tmp_path / "results" / "real.json").read_text())
+    assert again["methods"] == result["methods"]
+
+
+def test_another_verb_is_one_line():
+    with pytest.raises(Exception, match="one of: train, score, list"):
+        real_table.main(["rank"])
