@@ -16,6 +16,12 @@ comes from:
     GUESS:              the paper must say something here, but our sources do not; our value.
     OURS:               a departure or an addition of ours, and why.
 
+The abstract's claims, by the numbers used here: (1) one candidate or one pair at a time is costly,
+and next-token prediction of a whole list is not ranking; (2) so the order of the candidates, and
+how far apart their ratings are, comes out poorly; (3) a list-wise prompt with explicit feedback
+(ratings), a soft lambda loss and permutation-sensitive learning mend it; (4) the last costs nothing
+at inference; (5) the result beats embedding-based and LLM-based recommenders.
+
 symbol    code             shape      range   meaning
 m         list_size        -          2..26   candidates in one list
 r_i       ratings          (B, m)     >= 0    the user's rating of candidate i
@@ -184,6 +190,7 @@ def target_logits(model, batch: Batch) -> tuple[Tensor, Tensor]:
     """
     model = backbone(model)
     m = batch.slots.shape[-1]
+    # What transformers calls base_model: all layers but the output layer.
     output = model.base_model(input_ids=batch.input_ids, use_cache=False)
     hidden = output.last_hidden_state  # (B, T, d)
     # A token is predicted one place before it stands; the answer follows the prompt.
@@ -199,9 +206,9 @@ def item_log_probs(answer_logits: Tensor, batch: Batch) -> Tensor:
     """log P(position k emits item i | prompt, gold identifiers before k), (B, m, m), by item.
 
     Args: answer_logits (B, m, V), of `target_logits`.
-    Normalised over the whole vocabulary, as SFT wants it; `.log_softmax(-1)` of it is the same over
-    the list's m identifiers alone (y, as SLL and PSL want it): a softmax does not see what is added
-    to all its entries.
+    Normalised over the whole vocabulary, as SFT wants it. SLL and PSL want log y, normalised over
+    the list's m identifiers alone: apply `.log_softmax(-1)` (the vocabulary's normaliser is the
+    same for all m, so it cancels).
     """
     m = batch.slots.shape[-1]
     # The same m tokens are looked up at each output position.
@@ -250,9 +257,10 @@ def soft_rank(probs: Tensor, gamma: float) -> Tensor:
     Returns: (B, m) float, in 1..m.
     Source: PAPER (summary E), s_i = sum_k k exp(gamma y_ki) / sum_l exp(gamma y_li).
     Differs from the paper: nothing known.
-    Not an expectation: a column of y need not sum to 1. Gamma has two cliffs. Too small (1): every
-    s_i stays near (m + 1)/2. Too large (100): teacher forcing gives the answer away, see
-    `blind_probs`.
+    In two stages: a softmax over the positions k makes weights of a column, then the mean position
+    under these weights. Not the mean under y itself: a column of y need not sum to 1. Gamma must be
+    neither too small (at 1 every s_i stays near (m + 1)/2) nor too large (at 100 teacher forcing
+    gives the answer away, see `blind_probs`); train.py's default is 10.
     """
     weights = (gamma * probs).softmax(dim=-2)  # (B, m, m) each column sums to 1 over positions k
     k = torch.arange(1, probs.shape[-2] + 1, dtype=probs.dtype, device=probs.device)  # (m,)
@@ -278,12 +286,13 @@ def pair_weights(ratings: Tensor, ranks: Tensor) -> Tensor:
     Args: ratings (B, m) >= 0; ranks (B, m), 1-based, may be fractional.
     Returns: delta_ij |G_i - G_j| where ratings_i > ratings_j, else 0: ties and the diagonal weigh
         nothing.
+    What the model predicts plays no part here: it comes in through the positions of `lambda_loss`.
     Source: PAPER (summary E), delta_ij = | 1/D_|tau_i - tau_j| - 1/D_(|tau_i - tau_j| + 1) |,
         D_k = log2(1 + k).
     Differs from the paper: nothing known. But a doubt: the classic NDCG-Loss2 takes the model's
         *current* ranks where the summary says target ranks; other `ranks` can be passed.
     delta depends on the *distance* of two ranks, not on where they are: a 5-star next to a 4-star
-    can weigh more than best against worst. Is that what you want of a ranker? (exercise 1)
+    can weigh more than best against worst. Is that what you want of a ranker? (tests/exercises, 1)
     """
     gain = normalised_gain(ratings)  # (B, m)
     gain_gap = (gain.unsqueeze(-1) - gain.unsqueeze(-2)).abs()  # (B, m, m)
@@ -297,7 +306,7 @@ def pair_weights(ratings: Tensor, ranks: Tensor) -> Tensor:
 
 def lambda_loss(position: Tensor, ratings: Tensor, ranks: Tensor,
                 sigma: float = 1.0) -> Tensor:
-    """Weighted pairwise logistic loss on positions.
+    """Weighted pairwise logistic loss on positions: each pair costs, the more the worse it stands.
 
     Args: position (B, m), small = ranked high; ratings, ranks as in `pair_weights`; sigma > 0.
     Returns: (B,), in bits (log2); 0 if all ratings of a list are equal.
@@ -306,7 +315,8 @@ def lambda_loss(position: Tensor, ratings: Tensor, ranks: Tensor,
     Differs from the paper: GUESS, the sign (the summary lost it). The classic lambda loss has
         exp(-sigma (s_i - s_j)) because its s is a *score*, large = good. Here s is a *position*:
         i should come first, so s_i > s_j is what costs.
-    With position = -score and ranks = ranks by score this is NDCG-Loss2 of the LambdaLoss paper.
+    With position = -score and ranks = ranks by score this is NDCG-Loss2, the loss that the
+    LambdaLoss paper derives from a bound on NDCG.
     """
     gap = position.unsqueeze(-1) - position.unsqueeze(-2)  # (B, m, m) s_i - s_j
     # softplus(x) = ln(1 + e^x) keeps the gradient of the worst pairs and never overflows. Above its
@@ -342,8 +352,8 @@ def blind_probs(order: Tensor) -> Tensor:
     """y of a model that knows only which items are already out: 1/(m - k + 1) each. (B, m, m)
 
     OURS, a reference to log beside the model's SLL. Teacher forcing shows the model the gold items
-    before k, so even this one gets soft ranks in nearly perfect order when gamma is large: an SLL
-    that is no lower says nothing.
+    before k, so even this one gets soft ranks in nearly perfect order when gamma is large. A model
+    whose SLL is no lower than this one's has shown nothing but what teacher forcing gives away.
     """
     # The output position at which each item comes out.
     rank = rank_of(order).unsqueeze(-2)  # (B, 1, m)
@@ -353,15 +363,15 @@ def blind_probs(order: Tensor) -> Tensor:
 
 
 def permutation_loss(log_probs: Tensor, other_log_probs: Tensor,
-                     through_target: bool = False) -> Tensor:
+                     through_target: bool = True) -> Tensor:
     """PSL: cross-entropy between the outputs for two displayed orders of one list; both by item.
 
     Args: log_probs, other_log_probs (B, m, m), log y and log y' over the m identifiers, the same
-        gold order forced. through_target: whether gradients also flow into y.
+        gold order forced. through_target: whether gradients also flow into y, the target.
     Returns: (B,), nats per position. Its minimum over y' is the entropy of y, not 0.
     Source: PAPER (summary L), a distance between the two output distributions. GUESS: which one,
-        L_psl = -1/m sum_k sum_i y_ki log y'_ki, and whether y is a fixed target (train.py's demo
-        lets gradients flow through it; InvariRank, SIGIR 2026, does so too).
+        L_psl = -1/m sum_k sum_i y_ki log y'_ki, and that y is no fixed target (InvariRank, SIGIR
+        2026, lets gradients flow through both sides, too).
     """
     target = log_probs.exp()  # (B, m, m)
     if not through_target:
@@ -371,7 +381,7 @@ def permutation_loss(log_probs: Tensor, other_log_probs: Tensor,
 
 def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float,
               beta: float, gamma: float, sigma: float = 1.0,
-              other_log_probs: Tensor | None = None, through_target: bool = False,
+              other_log_probs: Tensor | None = None, through_target: bool = True,
               history: Tensor | None = None, history_weight: float = 0.0,
               ) -> dict[str, Tensor]:
     """The objective, L = L_sft + alpha L_sll + beta L_psl [+ history_weight L_history], per list.
@@ -411,7 +421,8 @@ def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float
 def token_logits(model, hidden: Tensor, tokens: Tensor) -> Tensor:
     """Logits (B, n) of the given tokens (n,) alone, from hidden states (B, d).
 
-    In float32 even under autocast: bf16 has eight bits, and ten candidates would often tie.
+    In float32 even under autocast: bf16 has eight significant bits, and ten candidates would often
+    tie.
     """
     output_layer = model.get_output_embeddings()
     weight = output_layer.weight[tokens].float()  # (n, d)
@@ -527,7 +538,9 @@ def main() -> None:
     gradient = torch.autograd.grad(sll.sum(), y)[0]  # (1, 3, 3)
     print("SLL", sll.item(), "bits; d SLL / d y", gradient[0], sep="\n")
     perfect = soft_lambda_loss(perfect_probs(order), ratings, tau, gamma=10)
-    print("SLL of a model that is sure of the gold order", perfect.item(), sep="\n")
+    blind = soft_lambda_loss(blind_probs(order), ratings, tau, gamma=10)
+    print(f"SLL of a model that is sure of the gold order: {perfect.item():.4f}, of the blind one: "
+          f"{blind.item():.4f}")
 
     psl = permutation_loss(y.log(), other.log())
     print("PSL: the first row gives -(.6 log .6 + .3 log .1 + .1 log .3), the mean of the three is",
