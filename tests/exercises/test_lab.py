@@ -1,8 +1,11 @@
 """The numbers of LAB_ANSWERS.md are worked out anew; the lines to break are there; the plot plots."""
 import contextlib
+import functools
+import importlib
 import io
 import math
 import re
+import types
 
 import pytest
 import torch
@@ -25,16 +28,22 @@ def written(number: float, digits: int) -> str:
     return re.sub(r"^(-?)0\.", r"\1.", f"{number:.{digits}f}")
 
 
-def broken(question: str) -> str:
-    """What `python alro.py` prints with the change that the lab sheet's table asks for."""
+def broken_module(question: str) -> types.ModuleType:
+    """alro.py with the change that the lab sheet's table asks for."""
     row, = [line for line in LAB.splitlines() if line.startswith(f"| **{question}**")]
     before, after = re.findall(r"`([^`]+)`", row)
     source = (HERE.parents[1] / "alro.py").read_text(encoding="utf-8")
     assert source.count(before) == 1, before
-    module, output = {"__name__": "broken"}, io.StringIO()
-    exec(compile(source.replace(before, after), "broken.py", "exec"), module)
+    module = types.ModuleType("broken")
+    exec(compile(source.replace(before, after), "broken.py", "exec"), vars(module))
+    return module
+
+
+def broken(question: str) -> str:
+    """What `python alro.py` prints with that change."""
+    output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        module["main"]()
+        broken_module(question).main()
     return output.getvalue()
 
 
@@ -103,6 +112,20 @@ def test_statements_without_a_decimal():
     assert "Casino (1995) -> B" in printed.getvalue().split("Ranking:")[0]
     assert "Fargo (1996) -> B" in printed.getvalue().split("Ranking:")[1]
     assert ".0885" in LAB and "'sll': 0.0885" in printed.getvalue()
+
+
+@pytest.mark.parametrize("question", ["B1", "B2", "B3", "B4", "B5"])
+def test_the_test_that_the_answers_name_goes_red(question, monkeypatch):
+    name = re.search(rf"{question}\s+`(test_\w+)`", answer("B6")).group(1)
+    file = importlib.import_module("test_model" if question == "B5" else "test_losses")
+    call = functools.partial(getattr(file, name), *(["Llama"] if question == "B5" else []))
+    call()
+    module = broken_module(question)
+    if question == "B5":  # what data.py makes are alro's own batches
+        monkeypatch.setattr(alro.Batch, "item_tokens", module.Batch.item_tokens)
+    monkeypatch.setattr(file, "alro", module)
+    with pytest.raises((AssertionError, BaseExceptionGroup)):  # hypothesis may find several ways
+        call()
 
 
 def test_every_question_has_an_answer_and_the_minutes_add_up():
