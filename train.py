@@ -683,6 +683,8 @@ def ablation(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig) -> dict
     for number, (folder, arm_cfg) in enumerate(runs.items(), 1):
         print(f"\n---- run {number} of {len(runs)}: {folder}")
         resumed = str(folder) if (folder / "config.json").exists() else None
+        if resumed:  # perhaps made by another process since
+            check_same_config(folder, data_cfg, arm_cfg)
         try:
             train(data_cfg, arm_cfg, RunConfig(out=str(folder), resume=resumed))
         except FolderInUse as error:
