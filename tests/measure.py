@@ -129,6 +129,23 @@ def done_seeds(row: str) -> list[int]:
     return [seed for name, seed, folder, _, cfg, _ in jobs() if name == row and finished(folder, cfg)]
 
 
+def scored(ranker, data, orders: int, kept: Path, stamp: str) -> dict:
+    """evaluate.score_method, from the file `kept` if it is there with the same stamp (of weights and lists): ranking
+    takes hours. Which lists' rankings they were is not kept."""
+    stamp = f"{stamp}, {orders} orders"
+    if kept.exists():
+        method = read_json(kept)
+        if method.pop("stamp") == stamp:
+            method["values"] = {metric: np.array(values) for metric, values in method["values"].items()}
+            return method
+    method = evaluate.score_method(ranker, data.lists, orders)
+    kept.parent.mkdir(exist_ok=True)
+    values = {metric: found.tolist() for metric, found in method["values"].items()}
+    rest = {name: method[name] for name in ("mean_rank_by_slot", "ms_per_list")}
+    write_json(kept, {**rest, "values": values, "stamp": stamp})
+    return {**method, "slots": [], "predicted": []}
+
+
 def score_rows(rows: list[str], data, decode: str = "greedy", ways=(("", 1, lambda ranker: ranker),),
                most_seeds: int = 10) -> tuple:
     """({row: [evaluate.score_method of each seed]}, {row: LLM calls per list}) on the same lists."""
@@ -139,8 +156,12 @@ def score_rows(rows: list[str], data, decode: str = "greedy", ways=(("", 1, lamb
             methods[row + way] = []
             calls[row + way] = count
             for seed in done_seeds(row)[:most_seeds]:
-                ranker = evaluate.ranker_of_run(str(folder_of(row, seed)), words, data.list_size, decode)
-                methods[row + way].append(evaluate.score_method(wrap(ranker), data.lists, ORDERS))
+                folder = folder_of(row, seed)
+                ranker = evaluate.ranker_of_run(str(folder), words, data.list_size, decode)
+                lists = evaluate.sha256(data.lists)
+                kept = folder / "scores" / f"{decode}{way.replace(',', '').replace(' ', '-')}-{lists[:8]}.json"
+                stamp = f"{evaluate.sha256_of_model(str(folder))} {lists}"
+                methods[row + way].append(scored(wrap(ranker), data, ORDERS, kept, stamp))
     return {row: seeds for row, seeds in methods.items() if seeds}, calls
 
 

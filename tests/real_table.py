@@ -9,7 +9,6 @@
 runs/real/<row>/<seed>. The ranking of a row is kept there, too, so that scoring goes on after an interruption.
 """
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import baselines  # noqa: E402
 import evaluate  # noqa: E402
 import train  # noqa: E402
 from data import DataConfig  # noqa: E402
-from measure import Row, finished, table  # noqa: E402
+from measure import Row, finished, scored, table  # noqa: E402
 from runs import check_input, option, parse_flags, run_script, write_json  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -90,23 +89,6 @@ def train_all(cfg: RealConfig) -> None:
 # ---- Scoring: hours on a CPU, so what is ranked is kept --------------------------------------------------------------
 
 ORDERS = 2
-KEPT = ("values", "mean_rank_by_slot", "ms_per_list")
-
-
-def scored(ranker, data, kept: Path, stamp: str) -> dict:
-    """evaluate.score_method, from the file `kept` if it is there with the same stamp (of weights and lists)."""
-    if kept.exists():
-        method = json.loads(kept.read_text(encoding="utf-8"))
-        if method.pop("stamp") == stamp:
-            method["values"] = {metric: np.array(values) for metric, values in method["values"].items()}
-            return method
-    method = evaluate.score_method(ranker, data.lists, ORDERS)
-    plain = {name: method[name] for name in KEPT}
-    values = {metric: found.tolist() for metric, found in method["values"].items()}
-    write_json(kept, {**plain, "values": values, "stamp": stamp})
-    return {**method, "slots": [], "predicted": []}
-
-
 def ways(row: str, folder: Path, data) -> dict:
     """{row of the table: (ranker, LLM calls per list)} of one run."""
     words, m = data.ratings.prompt_words(), data.list_size
@@ -129,15 +111,15 @@ def score_all(cfg: RealConfig) -> None:
         if data_cfg not in worlds:
             worlds[data_cfg] = evaluate.load_evaluation(data_cfg, "test", cfg.limit)
         data = worlds[data_cfg]
-        stamp = f"{evaluate.sha256_of_model(str(folder))} {evaluate.sha256(data.lists)} {ORDERS}"
+        stamp = f"{evaluate.sha256_of_model(str(folder))} {evaluate.sha256(data.lists)}"
         if "zero-shot" not in by_row:
             untrained = baselines.untrained_ranker(str(folder), data.ratings, data.list_size)
             kept = RUNS / f"zero-shot-{cfg.limit}.json"
-            by_row["zero-shot"] = [scored(untrained, data, kept, stamp.split(maxsplit=1)[1])]
+            by_row["zero-shot"] = [scored(untrained, data, ORDERS, kept, f"untrained {evaluate.sha256(data.lists)}")]
             calls["zero-shot"] = 1
         for way, (ranker, count) in ways(name, folder, data).items():
             kept = folder / f"{way.replace(',', '').replace(' ', '-')}-{cfg.limit}.json"
-            by_row.setdefault(way, []).append(scored(ranker, data, kept, stamp))
+            by_row.setdefault(way, []).append(scored(ranker, data, ORDERS, kept, stamp))
             calls[way] = count
             print(f"{way}: {by_row[way][-1]['values'][f'ndcg@{data.list_size}'].mean():.4f}", flush=True)
         steps[name] = train_cfg.steps
