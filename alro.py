@@ -342,8 +342,8 @@ def soft_lambda_loss(probs: Tensor, ratings: Tensor, ranks: Tensor, gamma: float
 def perfect_probs(order: Tensor) -> Tensor:
     """y of a model that is sure of the gold order: position k emits order[k]. (B, m, m) of 0 and 1.
 
-    OURS, a reference: SLL of these probabilities is about what training can reach. (With ties a
-    little less is possible: a y that gives tied items one soft rank.)
+    OURS, a reference to log beside the model's SLL, not the least SLL there is: a y that gives tied
+    items one soft rank, or emits an item at two positions, can have a lower one.
     """
     return F.one_hot(order, order.shape[-1]).to(torch.get_default_dtype())
 

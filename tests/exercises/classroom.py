@@ -64,18 +64,31 @@ def indented(value) -> str:
     return text.replace("\n", "\n            ")
 
 
-def judge(holds, name: str, suspect: str, should_pass: bool, hint: str) -> None:
-    """For the hunts: `holds()` runs the student's property on a suspect; it must pass, or raise AssertionError."""
-    __tracebackhide__ = True
+def complaint(holds) -> str | None:
+    """For the hunts: what the student's property, run by `holds()`, says against a suspect; None = nothing."""
     try:
         holds()
-        passed, error = True, ""
     except AssertionError as caught:
-        passed, error = False, f" It said: {str(caught).splitlines()[0] if str(caught) else 'nothing'}"
+        return str(caught).splitlines()[0] if str(caught) else "nothing"
+    return None
+
+
+def judge(holds, name: str, unseen: str, should_pass: bool, hint: str) -> None:
+    """The verdict on something that the student does not see: no complaint, or AssertionError."""
+    __tracebackhide__ = True
+    said = complaint(holds)
     if should_pass:
-        check(passed, name, f"no complaint about {suspect}, which is right", hint, f"AssertionError.{error}")
+        check(said is None, name, f"no complaint about {unseen}, which is right", hint, f"AssertionError: {said}")
     else:
-        check(not passed, name, f"AssertionError for {suspect}, which is wrong", hint, "it was let through")
+        check(said is not None, name, f"AssertionError for {unseen}, which is wrong", hint, "it was let through")
+
+
+def judge_suspects(verdicts: list[bool], name: str) -> None:
+    """The verdicts on the suspects, all at once and without their names: which are right is what the hunt asks."""
+    __tracebackhide__ = True
+    check(all(verdicts), name, f"the right verdict on each of the {len(verdicts)} suspects",
+          "which of them are judged wrongly would be the answer; the checks of unseen ones say what a property lacks",
+          f"{sum(verdicts)} right")
 
 
 # ---- A small world -------------------------------------------------------------------------------------------------

@@ -48,8 +48,8 @@ def work(request):
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1].lineno
         line = getattr(error, "lineno", None) or where
-        pytest.fail(f"{path_of(number, 'mine')} cannot be loaded, line {line}: {type(error).__name__}: {error}",
-                    pytrace=False)
+        message = f"{path_of(number, 'mine')} cannot be loaded, line {line}: {type(error).__name__}: {error}"
+    pytest.fail(message, pytrace=False)  # out here: no "during handling of the above exception"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -59,4 +59,4 @@ def pytest_runtest_call(item):
         return (yield)
     except NotImplementedError as error:
         name = traceback.extract_tb(error.__traceback__)[-1].name
-        pytest.fail(f"{name} is not written yet: it raises NotImplementedError", pytrace=False)
+    pytest.fail(f"{name} is not written yet: it raises NotImplementedError", pytrace=False)

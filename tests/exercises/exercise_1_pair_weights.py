@@ -6,7 +6,7 @@ The paper weighs a pair by delta_ij = | 1/D_|tau_i - tau_j| - 1/D_(|tau_i - tau_
 and the mixture of the two, as drop-ins for `alro.pair_weights`.
 
 What to learn: what delta does and does not see; selecting (torch.where) instead of multiplying by a mask, because the
-diagonal of delta is infinite and 0 * inf is not 0.
+diagonal of delta is infinite and 0 * inf is not 0. You may import alro and use what is there.
 
 Begin: python tests/exercises/start.py 1       Check: pytest tests/exercises --exercise 1
 Then try it: print both weights for ratings 5, 4.5 ... 0.5 (the checks' last test). Expect .369 against .012 for the

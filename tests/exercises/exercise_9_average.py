@@ -6,7 +6,8 @@ mean of all *other* users' ratings. Every rating is then predicted from a number
 could go wrong?
 
 Write that average, and a measure of how much a number tells of one's own rating within a title: since the item itself
-is the same, whatever the number says there it can only have from that rating. Then compare with data.fold_averages.
+is the same, whatever the number says there it can only have from that rating. Then compare with data.fold_averages (its
+docstring answers the question above: read it afterwards).
 
 What to learn: a number computed without the answer may still give it away; a leak is measured, not argued about; a
 measure must be shown a case where it says 0 and one where it says 1 before it is believed.

@@ -30,6 +30,23 @@ def delta(a, b):
     return abs(1 / math.log2(1 + abs(a - b)) - 1 / math.log2(2 + abs(a - b)))
 
 
+def test_ties_and_lists_without_gain_weigh_nothing(work):
+    for name in NAMES:
+        ratings = torch.tensor([[3.0, 3.0, 5.0], [4.0, 4.0, 4.0], [0.0, 0.0, 0.0]])
+        weights = getattr(work, name)(ratings, alro.gold_rank(ratings))
+        check(weights.shape == (3, 3, 3), name, "shape (3, 3, 3) for three lists of three",
+              "unsqueeze(-1), unsqueeze(-2)",
+              tuple(weights.shape))
+        check(weights.isfinite(), name, "finite weights, also for a list rated 0 throughout",
+              "0/0 and 0 * inf are NaN: select with torch.where, do not multiply by a mask", weights)
+        check(weights[1:] == 0, name, "0 for a list whose ratings are all equal", "no pair of it is rated differently",
+              weights[1:])
+        check(weights[0, :2, :2] == 0, name, "0 for items that are tied", "strictly above: >", weights[0])
+        check(weights[0, 2, :2] > 0, name, "more than 0 where item 2, rated 5, stands above the others",
+              "row i, column j",
+              weights[0])
+
+
 @settings(deadline=None, max_examples=60)
 @given(rated, st.floats(0, 20))
 def test_against_double_loops(work, ratings, mu):
@@ -61,23 +78,6 @@ def test_lambdarank_is_the_change_in_ndcg_of_a_swap(work):
                   weights[0, j, i])
 
 
-def test_ties_and_lists_without_gain_weigh_nothing(work):
-    for name in NAMES:
-        ratings = torch.tensor([[3.0, 3.0, 5.0], [4.0, 4.0, 4.0], [0.0, 0.0, 0.0]])
-        weights = getattr(work, name)(ratings, alro.gold_rank(ratings))
-        check(weights.shape == (3, 3, 3), name, "shape (3, 3, 3) for three lists of three",
-              "unsqueeze(-1), unsqueeze(-2)",
-              tuple(weights.shape))
-        check(weights.isfinite(), name, "finite weights, also for a list rated 0 throughout",
-              "0/0 and 0 * inf are NaN: select with torch.where, do not multiply by a mask", weights)
-        check(weights[1:] == 0, name, "0 for a list whose ratings are all equal", "no pair of it is rated differently",
-              weights[1:])
-        check(weights[0, :2, :2] == 0, name, "0 for items that are tied", "strictly above: >", weights[0])
-        check(weights[0, 2, :2] > 0, name, "more than 0 where item 2, rated 5, stands above the others",
-              "row i, column j",
-              weights[0])
-
-
 @settings(deadline=None, max_examples=60)
 @given(rated, st.randoms(use_true_random=False))
 def test_renaming_the_items_renames_the_weights(work, ratings, random):
@@ -85,6 +85,8 @@ def test_renaming_the_items_renames_the_weights(work, ratings, random):
     one, two = torch.tensor([ratings]), torch.tensor([[ratings[i] for i in new]])
     for name in NAMES:
         before, after = (getattr(work, name)(r, alro.gold_rank(r)) for r in (one, two))
+        check(before.isfinite(), name, f"finite weights for ratings {ratings}",
+              "0/0 and 0 * inf are NaN: select with torch.where, do not multiply by a mask", before)
         check_close(after, before[:, new][:, :, new], name, f"the weights of {ratings}, the items renamed to {new}",
                     "an item's number must not matter: ratings and ranks say all", atol=1e-5)
 
@@ -99,5 +101,5 @@ def test_best_against_worst_outweighs_best_against_second_and_with_the_papers_de
           "1/D at the two ranks themselves", weights[0])
     check(papers[0, 9] < papers[0, 1] / 4, "alro.pair_weights", "best against worst weighs little",
           "is alro.py changed?")
-    check_close(work.ndcg_loss2pp_weights(ratings, ranks, mu=0.0)[0], weights, MIXED, "LambdaRank's weights for mu 0",
-                "the mixture is a sum")
+    check_close(work.ndcg_loss2pp_weights(ratings, ranks, mu=0.0)[0], weights, MIXED,
+                f"for mu 0 what your {LAMBDARANK} gives", "the mixture is a sum; the checks above say which one is off")

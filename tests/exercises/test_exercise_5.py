@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from classroom import judge
+from classroom import complaint, judge, judge_suspects
 from suspects import hunt_a
 
 import alro
@@ -64,13 +64,31 @@ for n in range(3):
     WRONG[f"one that is wrong for some lists of a batch ({n})"] = functools.partial(upside_down_in_row, n)
 
 
-@pytest.mark.parametrize("suspect", RIGHT)
-def test_the_property_holds_for_a_right_loss(work, suspect):
-    judge(lambda: work.check_lambda_loss(RIGHT[suspect]), "check_lambda_loss", suspect, True,
+SUSPECTS = ["suspect_1", "suspect_2", "suspect_3", "suspect_4"]
+UNSEEN_RIGHT = [name for name in RIGHT if name not in SUSPECTS]
+UNSEEN_WRONG = [name for name in WRONG if name not in SUSPECTS]
+
+
+def test_the_suspects_are_told_apart(work):
+    losses = RIGHT | WRONG
+    found = {name: complaint(functools.partial(work.check_lambda_loss, losses[name])) for name in SUSPECTS}
+    judge_suspects([(found[name] is None) == (name in RIGHT) for name in SUSPECTS], "check_lambda_loss")
+
+
+@pytest.mark.parametrize("unseen", UNSEEN_RIGHT)
+def test_the_property_holds_for_a_right_loss(work, unseen):
+    judge(lambda: work.check_lambda_loss(RIGHT[unseen]), "check_lambda_loss", unseen, True,
           "the size of the loss and of its weights is free: demand what every lambda loss on positions does, no number")
 
 
-@pytest.mark.parametrize("suspect", WRONG)
-def test_the_property_does_not_hold_for_a_wrong_loss(work, suspect):
-    judge(lambda: work.check_lambda_loss(WRONG[suspect]), "check_lambda_loss", suspect, False,
-          "demand it of every item, every place it may stand at, and every list of a batch; strictly less is not <=")
+HINTS = {"a fifth": "what must happen when the best item moves up? Strictly less is not <=",
+         "one that is wrong for certain items": "some item's position plays no part in it: demand of every item, "
+                                                "whatever its number, that its place matters",
+         "another that is wrong": "demand it of every item, whatever its number, and of every place it may stand at",
+         "one that is wrong for some lists": "demand it of every list of a batch, not of the first alone"}
+
+
+@pytest.mark.parametrize("unseen", UNSEEN_WRONG)
+def test_the_property_does_not_hold_for_a_wrong_loss(work, unseen):
+    hint = next(hint for beginning, hint in HINTS.items() if unseen.startswith(beginning))
+    judge(lambda: work.check_lambda_loss(WRONG[unseen]), "check_lambda_loss", unseen, False, hint)

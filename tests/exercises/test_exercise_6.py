@@ -3,7 +3,7 @@ import functools
 
 import pytest
 import torch
-from classroom import displays, encoder, gold, judge, uneven_lists
+from classroom import complaint, displays, encoder, gold, judge, judge_suspects, uneven_lists
 from suspects import hunt_b
 
 
@@ -60,15 +60,35 @@ def case(number: int) -> list:
 CASES = range(3)
 
 
+SUSPECTS = ["suspect_1", "suspect_2", "suspect_3", "suspect_4"]
+UNSEEN_RIGHT = [name for name in RIGHT if name not in SUSPECTS]
+UNSEEN_WRONG = [name for name in WRONG if name not in SUSPECTS]
+
+
 @pytest.mark.parametrize("number", CASES)
-@pytest.mark.parametrize("suspect", RIGHT)
-def test_the_property_holds_for_a_right_batching(work, suspect, number):
-    judge(lambda: work.check_batching(RIGHT[suspect], *case(number)), "check_batching", suspect, True,
+def test_the_suspects_are_told_apart(work, number):
+    batchings = RIGHT | WRONG
+    found = {name: complaint(lambda name=name: work.check_batching(batchings[name], *case(number)))
+             for name in SUSPECTS}
+    judge_suspects([(found[name] is None) == (name in RIGHT) for name in SUSPECTS], "check_batching")
+
+
+@pytest.mark.parametrize("number", CASES)
+@pytest.mark.parametrize("unseen", UNSEEN_RIGHT)
+def test_the_property_holds_for_a_right_batching(work, unseen, number):
+    judge(lambda: work.check_batching(RIGHT[unseen], *case(number)), "check_batching", unseen, True,
           "demand no number of tokens and no amount of padding: only what the loss reads")
 
 
+HINTS = {"a fifth": "is y read where the model has just read the prompt's last token?",
+         "a sixth": "the last output position, too: what follows it in the answer?",
+         "one that is wrong in one row": "demand it of every row of the batch",
+         "one that is wrong at two positions": "demand it of every output position: who knows the next token at every "
+                                               "place makes no mistake anywhere"}
+
+
 @pytest.mark.parametrize("number", CASES)
-@pytest.mark.parametrize("suspect", WRONG)
-def test_the_property_does_not_hold_for_a_wrong_batching(work, suspect, number):
-    judge(lambda: work.check_batching(WRONG[suspect], *case(number)), "check_batching", suspect, False,
-          "every row and every output position: who knows the next token at every place makes no mistake anywhere")
+@pytest.mark.parametrize("unseen", UNSEEN_WRONG)
+def test_the_property_does_not_hold_for_a_wrong_batching(work, unseen, number):
+    hint = next(hint for beginning, hint in HINTS.items() if unseen.startswith(beginning))
+    judge(lambda: work.check_batching(WRONG[unseen], *case(number)), "check_batching", unseen, False, hint)

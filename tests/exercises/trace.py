@@ -20,7 +20,9 @@ def main(arguments: list[str]) -> None:
     torch.set_printoptions(precision=3, sci_mode=False, linewidth=110)
     data_cfg, cfg = DataConfig(), train.TrainConfig(bf16=False)
     job = train.prepare(data_cfg, cfg, 0, 1)
-    ratings, one = job.ratings, job.steps.lists[0]
+    ratings = job.ratings
+    # The first list in which what is displayed first is not the best: the answer is no A B C D E F.
+    one = next(one for one in job.steps.lists if one.ratings[one.shown[0]] < max(one.ratings))
     model = load_run(arguments[0])[0] if arguments else job.model.eval()
 
     print("1. The user's ratings in the order of time; in brackets the window of this list")
