@@ -283,8 +283,7 @@ class SASRec(nn.Module):
         last = (rows >= 0).sum(1) - 1  # (U,) -1: no rating
         every_user = torch.arange(len(last))
         users = self.states(rows)[every_user, last, 1:]  # (U, d)
-        # One without a rating stays at the prior: no taste.
-        return users * (last >= 0)[:, None], self.item.weight  # (U, d), (I, d)
+        return users, self.item.weight  # (U, d), (I, d)
 
 
 # ---- Fitting them --------------------------------------------------------------------------------
@@ -324,8 +323,11 @@ def score_after_each_epoch(name, fit, setting, epochs, seed):
             optimizer.step()
         model.eval()
         with torch.no_grad():
-            users, items = (vectors.double().numpy() for vectors in model.vectors())
-        yield taste_score(fit.bias, users, items)
+            users, items = model.vectors()  # (U, d), (I, d)
+            # Who or what has no rating has no vector: what it was drawn as means nothing.
+            users = users * (fit.of_user > 0).unsqueeze(1)
+            items = items * (fit.of_item > 0).unsqueeze(1)
+        yield taste_score(fit.bias, users.double().numpy(), items.double().numpy())
 
 
 def best_epoch(name, fit, setting, lists, seed) -> Choice:

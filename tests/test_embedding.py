@@ -2,6 +2,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 
 import baselines
@@ -34,3 +35,18 @@ def test_sasrec_reads_nothing_later_and_a_user_is_the_state_after_the_last_ratin
     fit.centred[rows[4:]] = 9
     after = model.states(rows[None])[0]
     assert torch.equal(before[:4], after[:4]) and not torch.allclose(before[4:], after[4:])
+
+
+@pytest.mark.parametrize("name", baselines.RIVALS)
+def test_an_item_that_nobody_rated_has_no_vector(name):
+    """Once it kept the one it was drawn as: on lists of new films alone MF was below chance, LightGCN above it."""
+    cfg = data.DataConfig(list_size=5, history_size=6)
+    ratings = data.synthetic(cfg, n_users=30)
+    splits = data.split(ratings, cfg)
+    fit = baselines.Fit(ratings, splits.fit["test"])
+    unrated = (fit.of_item == 0).nonzero().flatten().tolist()
+    rated = (fit.of_item > 0).nonzero().flatten().tolist()
+    *_, score = baselines.score_after_each_epoch(name, fit, {"dim": 8, "l2": 0.02}, 2, 0)
+    for user in range(5):
+        one = data.RankingList("x", user, [], [*unrated[:2], *rated[:3]], [3.0] * 5, [0, 1, 2, 3, 4])
+        assert len(unrated) >= 2 and (score(one)[:2] == 0).all() and (score(one)[2:] != 0).all()
