@@ -50,6 +50,8 @@ def cells_of(result: dict, row: str, columns: list[str]) -> list[str]:
             cells.append(gap_closed(result, row))
         elif column == "sd":
             cells.append(spread(method, top))
+        elif column == "lowest seed":
+            cells.append(number(min(method["by_seed"][top])) if "by_seed" in method else "")
         elif column == "seeds":
             cells.append(str(method.get("seeds", "")))
         elif column == "calls":
@@ -133,7 +135,8 @@ def lists_of_10(columns=("ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10")) -> str:
 def knobs() -> str:
     texts = []
     for title, result in read("knobs").items():
-        columns = [metric_of(result), "agreement", "seeds", "sd", "sll", "blind_sll", "perfect_sll"]
+        columns = [metric_of(result), "gap closed", "lowest seed", "agreement", "seeds"]
+        columns += ["sll", "blind_sll", "perfect_sll"]
         texts.append(f"{title}:\n\n{table(result, columns)}")
     return "\n\n".join(texts)
 
