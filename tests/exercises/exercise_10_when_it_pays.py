@@ -11,8 +11,8 @@ both of which move with the data; that where a method pays is a property of the 
 Begin: python tests/exercises/start.py 10      Check: pytest tests/exercises --exercise 10
 Then try it: print curve([0, 1, 2, 4, 6]). Expect "told the genre" at .98 or more throughout; "embedding at its best" as
 good with no new film, .968 with two, and no better than chance, .82, with six; "item mean" from .850 down to chance. By
-`pays_from`, titles pay from two new films on. From where for you? Then compare with trained rankers: "Where does it pay?"
-in results/README.md. Which of your bounds do the embeddings reach, and which does ALRO?
+`pays_from`, titles pay from two new films on. From where for you? Then compare with trained rankers (results/README.md,
+"Where does it pay?"). Which of your bounds do the embeddings reach, and which does ALRO?
 """
 import evaluate
 
