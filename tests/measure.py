@@ -88,8 +88,12 @@ def plan() -> dict[str, Row]:
     return rows
 
 
+def file_name(row: str) -> str:
+    return row.replace(",", "").replace("'", "").replace(" ", "-")
+
+
 def folder_of(row: str, seed: int) -> Path:
-    return RUNS / row.replace(",", "").replace("'", "").replace(" ", "-") / str(seed)
+    return RUNS / file_name(row) / str(seed)
 
 
 def finished(folder: Path, cfg: train.TrainConfig) -> bool:
@@ -129,10 +133,10 @@ def done_seeds(row: str) -> list[int]:
     return [seed for name, seed, folder, _, cfg, _ in jobs() if name == row and finished(folder, cfg)]
 
 
-def scored(ranker, data, orders: int, kept: Path, stamp: str) -> dict:
-    """evaluate.score_method, from the file `kept` if it is there with the same stamp (of weights and lists): ranking
-    takes hours. Which lists' rankings they were is not kept."""
-    stamp = f"{stamp}, {orders} orders"
+def scored(ranker, data, orders: int, kept: Path, weights: str) -> dict:
+    """evaluate.score_method, from the file `kept` if it was written for the same weights (any text that names them),
+    lists and orders: ranking takes hours. The rankings themselves are not kept."""
+    stamp = f"{weights} {evaluate.sha256(data.lists)}, {orders} orders"
     if kept.exists():
         method = read_json(kept)
         if method.pop("stamp") == stamp:
@@ -158,10 +162,9 @@ def score_rows(rows: list[str], data, decode: str = "greedy", ways=(("", 1, lamb
             for seed in done_seeds(row)[:most_seeds]:
                 folder = folder_of(row, seed)
                 ranker = evaluate.ranker_of_run(str(folder), words, data.list_size, decode)
-                lists = evaluate.sha256(data.lists)
-                kept = folder / "scores" / f"{decode}{way.replace(',', '').replace(' ', '-')}-{lists[:8]}.json"
-                stamp = f"{evaluate.sha256_of_model(str(folder))} {lists}"
-                methods[row + way].append(scored(wrap(ranker), data, ORDERS, kept, stamp))
+                kept = folder / "scores" / f"{decode}{file_name(way)}-{evaluate.sha256(data.lists)[:8]}.json"
+                weights = evaluate.sha256_of_model(str(folder))
+                methods[row + way].append(scored(wrap(ranker), data, ORDERS, kept, weights))
     return {row: seeds for row, seeds in methods.items() if seeds}, calls
 
 

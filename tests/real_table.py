@@ -12,15 +12,13 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import baselines  # noqa: E402
 import evaluate  # noqa: E402
 import train  # noqa: E402
 from data import DataConfig  # noqa: E402
-from measure import Row, finished, scored, table  # noqa: E402
+from measure import Row, file_name, finished, scored, table  # noqa: E402
 from runs import check_input, option, parse_flags, run_script, write_json  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -39,8 +37,8 @@ class RealConfig:
 
 
 FIELDS = {"fields": "title,category,average"}
-# A step of 8 lists: with SFT+SLL it left the uniform trap at about step 280, after about as many lists as steps of 32 need
-# (results/README.md), so it is no shortcut.
+# Steps of 8 lists are no shortcut: SFT+SLL left the uniform trap after step 186, about as many lists as steps of 32 need
+# (results/README.md).
 CPU = {"steps": 372, "batch_size": 8, "grad_accum": 1, "lr": 2e-4, "valid_limit": 60, "valid_every": 93, "log_every": 4}
 SIZES = {
     "cpu": {"train": CPU, "data": {"history_size": 10, "stride": 15}, "seeds": 1, "more_seeds": 2},
@@ -72,7 +70,7 @@ def configurations(row: Row, seed: int) -> tuple[DataConfig, train.TrainConfig]:
 
 def jobs(cfg: RealConfig) -> list[tuple]:
     """(row, seed, folder, configurations): seed 0 of every row first."""
-    found = [(name, seed, RUNS / name.replace(",", "").replace(" ", "-") / str(seed), *configurations(row, seed))
+    found = [(name, seed, RUNS / file_name(name) / str(seed), *configurations(row, seed))
              for name, row in plan(cfg).items() for seed in row.seeds]
     return sorted(found, key=lambda job: job[1])
 
@@ -89,17 +87,8 @@ def train_all(cfg: RealConfig) -> None:
 # ---- Scoring: hours on a CPU, so what is ranked is kept --------------------------------------------------------------
 
 ORDERS = 2
-def ways(row: str, folder: Path, data) -> dict:
-    """{row of the table: (ranker, LLM calls per list)} of one run."""
-    words, m = data.ratings.prompt_words(), data.list_size
-    greedy = evaluate.ranker_of_run(str(folder), words, m)
-    found = {row: (greedy, 1)}
-    if row == "SFT":
-        found["SFT, 3 orders"] = baselines.bootstrapped(greedy, 3), 3
-    if row == "ALRO":
-        found["ALRO, first step"] = evaluate.ranker_of_run(str(folder), words, m, "first"), 1
-        found["ALRO, point-wise"] = baselines.point_wise(greedy, np.unique(data.ratings.rating)), m
-    return found
+# Of baselines.ways_to_rank: those that a row's model is asked in, besides list by list.
+WAYS = {"SFT": [", 3 orders"], "ALRO": [", first step", ", point-wise"]}
 
 
 def score_all(cfg: RealConfig) -> None:
@@ -111,24 +100,29 @@ def score_all(cfg: RealConfig) -> None:
         if data_cfg not in worlds:
             worlds[data_cfg] = evaluate.load_evaluation(data_cfg, "test", cfg.limit)
         data = worlds[data_cfg]
-        stamp = f"{evaluate.sha256_of_model(str(folder))} {evaluate.sha256(data.lists)}"
         if "zero-shot" not in by_row:
             untrained = baselines.untrained_ranker(str(folder), data.ratings, data.list_size)
             kept = RUNS / f"zero-shot-{cfg.limit}.json"
-            by_row["zero-shot"] = [scored(untrained, data, ORDERS, kept, f"untrained {evaluate.sha256(data.lists)}")]
+            weights = f"{cfg.model}, prompts {evaluate.data_hashes(data)['prompt']}"
+            by_row["zero-shot"] = [scored(untrained, data, ORDERS, kept, weights)]
             calls["zero-shot"] = 1
-        for way, (ranker, count) in ways(name, folder, data).items():
-            kept = folder / f"{way.replace(',', '').replace(' ', '-')}-{cfg.limit}.json"
-            by_row.setdefault(way, []).append(scored(ranker, data, ORDERS, kept, stamp))
-            calls[way] = count
-            print(f"{way}: {by_row[way][-1]['values'][f'ndcg@{data.list_size}'].mean():.4f}", flush=True)
+        weights = evaluate.sha256_of_model(str(folder))
+        ways = baselines.ways_to_rank(str(folder), data.ratings, data.list_size)
+        for way in ["", *WAYS.get(name, [])]:
+            if way not in ways:  # point-wise cannot rank every scale of ratings
+                continue
+            ranker, calls[name + way] = ways[way]
+            kept = folder / f"{file_name(name + way)}-{cfg.limit}.json"
+            method = scored(ranker, data, ORDERS, kept, weights)
+            by_row.setdefault(name + way, []).append(method)
+            print(f"{name}{way}: {method['values'][f'ndcg@{data.list_size}'].mean():.4f}", flush=True)
         steps[name] = train_cfg.steps
     check_input(len(by_row) > 0, f"nothing is trained in {RUNS}: `train` first")
-    data = next(data for data_cfg, data in worlds.items() if data_cfg.fields != "title")
+    base = "ALRO" if "ALRO" in by_row else next(row for row in by_row if row != "zero-shot")
+    data = next(iter(worlds.values()))
     embedding, chosen = baselines.embedding_rankers(data.ratings, data.splits, "test")
     for name, ranker in (embedding | baselines.told_the_category(data)).items():
         by_row[name] = [evaluate.score_method(ranker, data.lists, ORDERS)]
-    base = "ALRO" if "ALRO" in by_row else next(iter(by_row.keys() - {"zero-shot"}))
     pairs = [(base, other) for other in [*by_row, "item mean"] if other != base]
     chosen = {name: str(choice) for name, choice in chosen.items()}
     about = {"dataset": cfg.dataset, "model": Path(cfg.model).name, "orders": ORDERS, "chosen": chosen, "steps": steps}

@@ -64,10 +64,10 @@ def indented(value) -> str:
     return text.replace("\n", "\n            ")
 
 
-def complaint(holds) -> str | None:
-    """For the hunts: what the student's property, run by `holds()`, says against a suspect; None = nothing."""
+def complaint(holds, *arguments) -> str | None:
+    """For the hunts: what the student's property, run by `holds(*arguments)`, says against a suspect; None = nothing."""
     try:
-        holds()
+        holds(*arguments)
     except AssertionError as caught:
         return str(caught).splitlines()[0] if str(caught) else "nothing"
     return None
@@ -83,9 +83,16 @@ def judge(holds, name: str, unseen: str, should_pass: bool, hint: str) -> None:
         check(said is not None, name, f"AssertionError for {unseen}, which is wrong", hint, "it was let through")
 
 
-def judge_suspects(verdicts: list[bool], name: str) -> None:
-    """The verdicts on the suspects, all at once and without their names: which are right is what the hunt asks."""
+SUSPECTS = ["suspect_1", "suspect_2", "suspect_3", "suspect_4"]  # of each hunt
+
+
+def judge_suspects(holds, right, name: str) -> None:
+    """The verdicts on the suspects, all at once and without their names: which are right is what the hunt asks.
+
+    Args: holds(suspect) runs the student's property on one; right: a container of the names of the right ones.
+    """
     __tracebackhide__ = True
+    verdicts = [(complaint(holds, suspect) is None) == (suspect in right) for suspect in SUSPECTS]
     check(all(verdicts), name, f"the right verdict on each of the {len(verdicts)} suspects",
           "which of them are judged wrongly would be the answer; the checks of unseen ones say what a property lacks",
           f"{sum(verdicts)} right")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from classroom import complaint, judge, judge_suspects
+from classroom import SUSPECTS, judge, judge_suspects
 from suspects import hunt_a
 
 import alro
@@ -64,15 +64,13 @@ for n in range(3):
     WRONG[f"one that is wrong for some lists of a batch ({n})"] = functools.partial(upside_down_in_row, n)
 
 
-SUSPECTS = ["suspect_1", "suspect_2", "suspect_3", "suspect_4"]
 UNSEEN_RIGHT = [name for name in RIGHT if name not in SUSPECTS]
 UNSEEN_WRONG = [name for name in WRONG if name not in SUSPECTS]
 
 
 def test_the_suspects_are_told_apart(work):
     losses = RIGHT | WRONG
-    found = {name: complaint(functools.partial(work.check_lambda_loss, losses[name])) for name in SUSPECTS}
-    judge_suspects([(found[name] is None) == (name in RIGHT) for name in SUSPECTS], "check_lambda_loss")
+    judge_suspects(lambda suspect: work.check_lambda_loss(losses[suspect]), RIGHT, "check_lambda_loss")
 
 
 @pytest.mark.parametrize("unseen", UNSEEN_RIGHT)

@@ -145,6 +145,13 @@ def test_bf16_is_chosen_for_a_pretrained_model_where_the_processor_has_it(monkey
     assert bf16 is chosen and why
 
 
+@pytest.mark.parametrize("amx, avx512", [(True, False), (False, True), (False, False)])
+def test_a_processor_with_amx_or_avx512_bf16_multiplies_it(monkeypatch, amx, avx512):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert model.processor_multiplies_bf16() is (amx or avx512)
+
+
 @pytest.mark.parametrize("has_bf16", [True, False])
 def test_a_gpu_without_bf16_computes_in_float32_and_says_so(monkeypatch, has_bf16):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
