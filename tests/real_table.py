@@ -37,8 +37,8 @@ class RealConfig:
 
 
 FIELDS = {"fields": "title,category,average"}
-# Steps of 8 lists are no shortcut: SFT+SLL left the uniform trap after step 186, about as many lists as steps of 32 need
-# (results/README.md).
+# Steps of 8 lists are no shortcut: SFT+SLL left the uniform trap after step 186, about as many lists as steps of 32
+# need (results/README.md).
 CPU = {"steps": 372, "batch_size": 8, "grad_accum": 1, "lr": 2e-4, "valid_limit": 60, "valid_every": 93, "log_every": 4}
 SIZES = {
     "cpu": {"train": CPU, "data": {"history_size": 10, "stride": 15}, "seeds": 1, "more_seeds": 2},

@@ -65,7 +65,7 @@ def indented(value) -> str:
 
 
 def complaint(holds, *arguments) -> str | None:
-    """For the hunts: what the student's property, run by `holds(*arguments)`, says against a suspect; None = nothing."""
+    """For the hunts: what the student's property, `holds(*arguments)`, says against a suspect; None = nothing."""
     try:
         holds(*arguments)
     except AssertionError as caught:
