@@ -13,7 +13,8 @@ def config(straight, world, tmp_path, monkeypatch, few_draws):
     """Two steps an arm, from the model of a small run."""
     small = {"steps": 2, "batch_size": 4, "grad_accum": 1, "valid_limit": 3, "valid_every": 2, "log_every": 1}
     monkeypatch.setitem(real_table.SIZES, "cpu", {
-        "train": small, "data": {"list_size": 3, "history_size": 4, "stride": 5}, "seeds": 1, "more_seeds": 2})
+        "start": {**small, "steps": 3, "valid_every": 3, "beta": 0.0}, "train": small,
+        "data": {"list_size": 3, "history_size": 4, "stride": 5}, "seeds": 1, "more_seeds": 2})
     monkeypatch.setattr(real_table, "FIELDS", {"fields": "title,average"})  # the small world has no categories
     monkeypatch.setattr(real_table, "ROOT", tmp_path)
     monkeypatch.setattr(baselines, "embedding_rankers", lambda *_: ({}, {}))
@@ -22,15 +23,27 @@ def config(straight, world, tmp_path, monkeypatch, few_draws):
     return ["--dataset", "csv", "--data_path", str(world), "--model", str(straight / "model"), "--limit", "4"]
 
 
+@pytest.fixture
+def from_nothing(config, monkeypatch):
+    """As --size gpu has it: no start, every arm begins with the pretrained model."""
+    monkeypatch.setitem(real_table.SIZES["cpu"], "start", None)
+    return config
+
+
 def test_the_real_table_is_trained_and_scored_by_two_commands_and_goes_on(config, tmp_path, monkeypatch, capsys):
     real_table.main(["list", *config])
     assert "done" not in capsys.readouterr().out
     real_table.main(["train", *config])
     real_table.main(["list", *config])
-    assert capsys.readouterr().out.count("done ") == 7
+    assert capsys.readouterr().out.count("done ") == 9
+    # An arm's model began as the start, not as the pretrained one: it is none to rank zero-shot with.
+    real_table.main(["rank", *config, "--rows", "ALRO"])
+    assert not (tmp_path / "runs/real/zero-shot-4.json").exists()
     real_table.main(["score", *config])
+    assert (tmp_path / "runs/real/zero-shot-4.json").exists()
     result = json.loads((tmp_path / "results" / "real.json").read_text())
-    rows = {"chance", "zero-shot", "SFT", "SFT, 3 orders", "SFT+SLL", "SFT+PSL", "ALRO", "ALRO, first step",
+    rows = {"chance", "zero-shot", "start", "start, title alone",
+            "SFT", "SFT, 3 orders", "SFT+SLL", "SFT+PSL", "ALRO", "ALRO, first step",
             "ALRO, point-wise", "ALRO, title alone", "item mean"}
     assert result["methods"].keys() == rows and result["ranked_lists"] == 4 and result["orders"] == 2
     assert result["methods"]["ALRO"]["seeds"] == 2 and result["methods"]["ALRO, point-wise"]["llm_calls_per_list"] == 3
@@ -43,6 +56,26 @@ def test_the_real_table_is_trained_and_scored_by_two_commands_and_goes_on(config
     assert again["methods"] == result["methods"]
 
 
-def test_another_verb_is_one_line():
-    with pytest.raises(Exception, match="one of: train, score, list"):
-        real_table.main(["rank"])
+def test_arms_go_on_from_the_start_and_draw_other_batches(config, tmp_path):
+    real_table.main(["train", *config, "--rows", "start;SFT"])
+    start, arm = (json.loads((tmp_path / "runs/real" / folder / "config.json").read_text())["train"]
+                  for folder in ("start/0", "SFT/1"))
+    assert arm["model"] == "runs/real/start/0/model" and start["model"] == config[config.index("--model") + 1]
+    assert start["beta"] == 0 and start["steps"] == 3 and arm["alpha"] == 0 and arm["seed"] != start["seed"]
+    assert not (tmp_path / "runs/real/ALRO").exists()
+
+
+def test_without_a_start_an_arm_begins_with_the_pretrained_model(from_nothing, capsys):
+    real_table.main(["list", *from_nothing])
+    assert "start" not in capsys.readouterr().out
+    cfg = real_table.RealConfig(model="pretrained")
+    assert {row.train["model"] for row in real_table.plan(cfg).values()} == {"pretrained"}
+
+
+def test_another_verb_or_row_is_one_line():
+    with pytest.raises(Exception, match="one of: train, rank, score, list"):
+        real_table.main(["fit"])
+    with pytest.raises(Exception, match="score takes no --rows"):
+        real_table.main(["score", "--rows", "SFT"])
+    with pytest.raises(Exception, match="--rows: no row SLL; there are start; SFT"):
+        real_table.main(["list", "--rows", "SLL"])
