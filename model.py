@@ -24,7 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from alro import IDENTIFIERS, backbone, build_prompt
-from runs import check_input, command, import_optional, one_line_error
+from runs import check_input, command, import_optional, one_line_error, read_run_config
 
 # ---- The device, its number format, several processes --------------------------------------------
 
@@ -259,6 +259,14 @@ def load_model(name: str, dtype: torch.dtype = torch.float32):
     return model
 
 
+def dtype_beside_adapter(requested_bf16: bool | None, model_name: str) -> torch.dtype:
+    """Of the weights that a LoRA adapter is put on: no step changes them, so where a GPU computes
+    in bf16 they need no float32 copy, neither in training nor afterwards."""
+    device = pick_device()
+    bf16, _why = choose_bf16(requested_bf16, device, model_name)
+    return torch.bfloat16 if bf16 and device.type == "cuda" else torch.float32
+
+
 def is_adapter(name: str) -> bool:
     return Path(name, "adapter_config.json").exists()
 
@@ -289,7 +297,11 @@ def load_run(folder: str):
     name = str(Path(folder, "model"))
     check_input(Path(name).is_dir(),
                 f"{folder} has no model/ yet: {command('train.py', '--resume', folder)}")
-    return load_model(name).to(pick_device()), load_tokenizer(name)
+    dtype = torch.float32
+    if is_adapter(name):
+        config = read_run_config(folder)["train"]
+        dtype = dtype_beside_adapter(config.get("bf16"), config["model"])
+    return load_model(name, dtype).to(pick_device()), load_tokenizer(name)
 
 
 # ---- The model of a training run -----------------------------------------------------------------
@@ -346,12 +358,11 @@ def build_model(cfg, ratings):
     else:
         check_input(not is_adapter(cfg.model),
                     f"--model {cfg.model} is a LoRA adapter; name its base model")
-        device = pick_device()
-        bf16, _why = choose_bf16(cfg.bf16, device, cfg.model)
-        # Weights that no step changes need no float32 copy.
-        frozen = cfg.lora_rank > 0 and device.type == "cuda" and bf16
         tokenizer = load_tokenizer(cfg.model)
-        model = load_model(cfg.model, torch.bfloat16 if frozen else torch.float32)
+        dtype = torch.float32
+        if cfg.lora_rank:
+            dtype = dtype_beside_adapter(cfg.bf16, cfg.model)
+        model = load_model(cfg.model, dtype)
     set_dropout(model, cfg)
     if cfg.gradient_checkpointing:  # keep each layer's input only, compute the rest again
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -21,7 +21,7 @@ import data
 import evaluate
 import runs
 import train
-from model import build_model
+from model import build_model, load_run
 
 GOLDEN = Path(__file__).with_name("golden.json")
 DATA = data.DataConfig()
@@ -223,6 +223,20 @@ def test_lora_trains_the_adapter_alone_and_is_loaded_again(tmp_path):
     outcome = train.train(*demo_run(tmp_path / "run", **more))
     assert all("lora" in name for name in state_of(tmp_path / "run")["weights"])
     assert (tmp_path / "run" / "model" / "adapter_config.json").exists() and "trained" in outcome["result"]["methods"]
+
+
+def test_what_an_adapter_is_put_on_has_one_format_in_training_and_afterwards(tmp_path, monkeypatch):
+    """On a GPU a LoRA run's base model is bf16: in float32 it would need twice the memory to evaluate than to train."""
+    pytest.importorskip("peft")
+    built, tokenizer = build_model(demo_config(), data.load(DATA))
+    runs.save_model(built, tokenizer, tmp_path)
+    monkeypatch.setattr("model.dtype_beside_adapter", lambda *_: torch.bfloat16)
+    cfg = {"model": str(tmp_path / "model"), "lora_rank": 2, "bf16": True, "steps": 2, "log_every": 1}
+    train.train(*demo_run(tmp_path / "run", **cfg))
+    loaded, _ = load_run(str(tmp_path / "run"))
+    formats = {weight.dtype for name, weight in loaded.named_parameters() if "lora" not in name}
+    adapters = {weight.dtype for name, weight in loaded.named_parameters() if "lora" in name}
+    assert formats == {torch.bfloat16} and adapters == {torch.float32}
 
 
 def test_ablation_pools_seeds_and_prints_the_arms_side_by_side(few_draws, tmp_path, capsys):
