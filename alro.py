@@ -20,7 +20,8 @@ The abstract's claims, by the numbers used here: (1) one candidate or one pair a
 and next-token prediction of a whole list is not ranking; (2) so the order of the candidates, and
 how far apart their ratings are, comes out poorly; (3) a list-wise prompt with explicit feedback
 (ratings), a soft lambda loss and permutation-sensitive learning mend it; (4) the last costs nothing
-at inference; (5) the result beats embedding-based and LLM-based recommenders.
+at inference; (5) the result beats embedding-based and LLM-based recommenders. And (6), of summaries
+L and S: it beats plain fine-tuning at every model size tried, larger ones by more.
 
 symbol    code             shape      range   meaning
 m         list_size        -          2..26   candidates in one list
@@ -30,14 +31,17 @@ y_{k,i}   probs            (B, m, m)  0..1    probability that output position k
                                               teacher forced: the gold items before k are given
 gamma     gamma            -          > 0     sharpness of the soft-argmax
 s_i       soft_rank        (B, m)     1..m    soft output position of candidate i, SMALL = on top
-G_i       gain             (B, m)     0..1    (2^r_i - 1) / ideal DCG of the list
-D_k       discount         -          > 0     log2(1 + k)
+                                              (`position` where a loss takes any)
+G_i       normalised_gain  (B, m)     0..1    (2^r_i - 1) / ideal DCG of the list
+D_k       torch.log2(1+k)  -          > 0     discount of rank k
 delta_ij  in pair_weights  (B, m, m)  >= 0    | 1/D_|tau_i - tau_j| - 1/D_(|tau_i - tau_j| + 1) |
 sigma     sigma            -          > 0     slope of the pairwise logistic
 alpha     alpha            -          >= 0    weight of the soft lambda loss (SLL)
 beta      beta             -          >= 0    weight of permutation-sensitive learning (PSL)
 
 The *lambda* of "lambda loss" is the name of a family of losses (LambdaRank, LambdaLoss), no weight.
+
+Prose and formulas count from 1 (item 1, position 1), indices in the code from 0.
 
 Shapes stand at the end of the line that makes a tensor: B lists in a batch, T tokens, V words of
 vocabulary, H rating tokens of the history, d width of the model. A list's m candidates can be
@@ -94,8 +98,8 @@ def build_prompt(history, titles, slots, noun: str = "movie", scale=(1, 5)) -> s
         name, category, description and rating. GUESS: the words.
     Differs from the paper: OURS, the identifier stands *after* the title. A causal model then has
         read the title when it reaches the identifier, and can store there what it must later copy
-        into the answer. In a study made before this code, a model of 135M parameters stayed at
-        chance with "A. Fargo" instead.
+        into the answer. With "A. Fargo" instead, a model of 135M parameters stayed at chance in a
+        study made before this code (its runs were not kept).
     """
     m = len(titles)
     if m > len(IDENTIFIERS):
@@ -143,8 +147,8 @@ def rank_of(order: Tensor) -> Tensor:
 def gold_rank(ratings: Tensor) -> Tensor:
     """tau: target ranks (B, m) float in 1..m, ratings descending; ties share their mean rank.
 
-    Differs from the paper: OURS, its tau is a permutation. With mean ranks no loss depends on how
-        ties fell.
+    Differs from the paper: OURS, its tau is a permutation. With mean ranks the pair weights do not
+        depend on how ties fell (the answer that SFT and y follow does).
     """
     mine, theirs = ratings.unsqueeze(-1), ratings.unsqueeze(-2)  # (B, m, 1), (B, 1, m)
     better = (theirs > mine).sum(-1)  # (B, m) how many are rated above item i
@@ -198,7 +202,9 @@ def target_logits(model, batch: Batch) -> tuple[Tensor, Tensor]:
     answer_at = batch.prompt_tokens.unsqueeze(-1) + k  # (B, m)
     read_at = torch.cat([answer_at, batch.rated_at], dim=-1) - 1  # (B, m + H)
     index = read_at.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, m + H, d)
-    logits = model.get_output_embeddings()(hidden.gather(1, index)).float()  # (B, m + H, V)
+    read = hidden.gather(1, index)  # (B, m + H, d)
+    output_layer = model.get_output_embeddings()
+    logits = output_layer(read).float()  # (B, m + H, V)
     return logits[:, :m], logits[:, m:]
 
 
@@ -241,8 +247,8 @@ def history_loss(history_logits: Tensor, rated: Tensor) -> Tensor:
     Args: history_logits (B, H, V), of `target_logits`; rated (B, H) long, -100 = padding.
     Returns: (B,), nats per token; 0 for a list without history.
     Differs from the paper: OURS. To say "4" there, the model must use the lines before it: the same
-        reading of a taste that ranking needs, at many more places of a list. It helped a model of
-        135M parameters in a study made before this code.
+        reading of a taste that ranking needs, at many more places of a list. Without it the demo's
+        model learned nothing in its 1,200 steps (results/README.md, "One setting changed").
     """
     by_token = history_logits.transpose(1, 2)  # (B, V, H), as cross_entropy wants it
     loss = F.cross_entropy(by_token, rated, ignore_index=-100, reduction="none")  # (B, H)
@@ -259,8 +265,8 @@ def soft_rank(probs: Tensor, gamma: float) -> Tensor:
     Differs from the paper: nothing known.
     In two stages: a softmax over the positions k makes weights of a column, then the mean position
     under these weights. Not the mean under y itself: a column of y need not sum to 1. Gamma must be
-    neither too small (at 1 every s_i stays near (m + 1)/2) nor too large (at 100 teacher forcing
-    gives the answer away, see `blind_probs`); train.py's default is 10.
+    neither too small (at 1 every s_i stays near (m + 1)/2) nor too large: teacher forcing gives the
+    answer away, a little at train.py's 10 and all of it at 100 (see `blind_probs`).
     """
     weights = (gamma * probs).softmax(dim=-2)  # (B, m, m) each column sums to 1 over positions k
     k = torch.arange(1, probs.shape[-2] + 1, dtype=probs.dtype, device=probs.device)  # (m,)
@@ -281,7 +287,7 @@ def normalised_gain(ratings: Tensor) -> Tensor:
 
 
 def pair_weights(ratings: Tensor, ranks: Tensor) -> Tensor:
-    """What confusing i and j costs, about, in NDCG: (B, m, m), where i is rated above j; else 0.
+    """Weight of each pair, (B, m, m): how far apart their gains, times delta; else 0.
 
     Args: ratings (B, m) >= 0; ranks (B, m), 1-based, may be fractional.
     Returns: delta_ij |G_i - G_j| where ratings_i > ratings_j, else 0: ties and the diagonal weigh
@@ -332,7 +338,7 @@ def soft_lambda_loss(probs: Tensor, ratings: Tensor, ranks: Tensor, gamma: float
 
     Args: probs (B, m, m), y over the m identifiers; ranks (B, m), tau (`gold_rank`).
     Returns: (B,), bits. Its floor is not 0: the logistic of even a perfect order costs something, a
-        pair one rank apart log2(1 + e^-sigma), .45 bits at sigma 1; `perfect_probs` shows how much.
+        pair one rank apart log2(1 + e^-sigma), .45 bits at sigma 1, times its weight.
     Source: PAPER (summary E).
     Differs from the paper: see `soft_rank`, `pair_weights`, `lambda_loss`.
     """
@@ -362,27 +368,26 @@ def blind_probs(order: Tensor) -> Tensor:
     return left / left.sum(-1, keepdim=True)
 
 
-def permutation_loss(log_probs: Tensor, other_log_probs: Tensor,
-                     through_target: bool = True) -> Tensor:
+def permutation_loss(log_y: Tensor, other_log_y: Tensor, through_target: bool = True) -> Tensor:
     """PSL: cross-entropy between the outputs for two displayed orders of one list; both by item.
 
-    Args: log_probs, other_log_probs (B, m, m), log y and log y' over the m identifiers, the same
-        gold order forced. through_target: whether gradients also flow into y, the target.
+    Args: log_y, other_log_y (B, m, m), log y and log y' over the m identifiers, the same gold order
+        forced. through_target: whether gradients also flow into y, the target.
     Returns: (B,), nats per position. Its minimum over y' is the entropy of y, not 0.
     Source: PAPER (summary L), a distance between the two output distributions. GUESS: which one,
         L_psl = -1/m sum_k sum_i y_ki log y'_ki, and that y is no fixed target (InvariRank, SIGIR
         2026, lets gradients flow through both sides, too).
     """
-    target = log_probs.exp()  # (B, m, m)
+    target = log_y.exp()  # (B, m, m)
     if not through_target:
         target = target.detach()
-    return -(target * other_log_probs).sum(-1).mean(-1)
+    return -(target * other_log_y).sum(-1).mean(-1)
 
 
 def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float,
               beta: float, gamma: float, sigma: float = 1.0,
               other_log_probs: Tensor | None = None, through_target: bool = True,
-              history: Tensor | None = None, history_weight: float = 0.0,
+              history_term: Tensor | None = None, history_weight: float = 0.0,
               ) -> dict[str, Tensor]:
     """The objective, L = L_sft + alpha L_sll + beta L_psl [+ history_weight L_history], per list.
 
@@ -390,7 +395,7 @@ def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float
         log_probs: (B, m, m) of the list in one displayed order, over the vocabulary.
         order, ratings: (B, m) gold order and ratings.
         other_log_probs: the same in another displayed order; None leaves PSL out.
-        history: (B,), `history_loss`, or None.
+        history_term: (B,), `history_loss`, or None.
     Returns: dict of (B,) tensors: "sft", "sll", "psl" and "history" where they apply, "total"; and,
         detached, for the log, "kl": how far apart the two orders' outputs are (PSL less the entropy
         of y).
@@ -407,8 +412,8 @@ def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float
         parts["psl"] = permutation_loss(log_y, other_log_y, through_target)
         entropy = permutation_loss(log_y, log_y)  # (B,)
         parts["kl"] = (parts["psl"] - entropy).detach()
-    if history is not None:
-        parts["history"] = history
+    if history_term is not None:
+        parts["history"] = history_term
     weights = {"sft": 1.0, "sll": alpha, "psl": beta, "history": history_weight}
     # A term of weight 0 is left out, not multiplied by 0: 0 * inf would be NaN.
     used = [name for name in weights if name in parts and weights[name] > 0]
@@ -522,7 +527,8 @@ def main() -> None:
     # item, not by slot. In the other displayed order the model takes Babe for Casino.
     y = torch.tensor([[[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.2, 0.2, 0.6]]], requires_grad=True)
     other = y.detach()[..., [0, 2, 1]]
-    print("y", y.detach()[0], "y', in the other displayed order", other[0], sep="\n")
+    print("y (row k: output position k; columns: Fargo, Casino, Babe)", y.detach()[0], sep="\n")
+    print("y', in the other displayed order (the same columns)", other[0], sep="\n")
     print("SFT: -(log .6 + log .5 + log .6) / 3 =", f"{sft_loss(y.log(), order).item():.4f} nats")
 
     tau = gold_rank(ratings)
@@ -536,11 +542,13 @@ def main() -> None:
 
     sll = soft_lambda_loss(y, ratings, tau, gamma=10)
     gradient = torch.autograd.grad(sll.sum(), y)[0]  # (1, 3, 3)
-    print("SLL", sll.item(), "bits; d SLL / d y", gradient[0], sep="\n")
-    perfect = soft_lambda_loss(perfect_probs(order), ratings, tau, gamma=10)
-    blind = soft_lambda_loss(blind_probs(order), ratings, tau, gamma=10)
-    print(f"SLL of a model that is sure of the gold order: {perfect.item():.4f}, of the blind one: "
-          f"{blind.item():.4f}")
+    print(f"SLL: {sll.item():.4f} bits; d SLL / d y, the entries of y taken as free:", gradient[0],
+          sep="\n")
+    print("SLL of a model that is sure of the gold order, and of the blind one:")
+    for gamma in (1, 10, 100):
+        perfect = soft_lambda_loss(perfect_probs(order), ratings, tau, gamma)
+        blind = soft_lambda_loss(blind_probs(order), ratings, tau, gamma)
+        print(f"  at gamma {gamma}: {perfect.item():.4f} and {blind.item():.4f}")
 
     psl = permutation_loss(y.log(), other.log())
     print("PSL: the first row gives -(.6 log .6 + .3 log .1 + .1 log .3), the mean of the three is",
@@ -548,7 +556,8 @@ def main() -> None:
     parts = alro_loss(y.log(), order, ratings, alpha=1, beta=1, gamma=10,
                       other_log_probs=other.log())
     rounded = {name: round(value.item(), 4) for name, value in parts.items()}
-    print("all losses, alpha = beta = 1:", rounded)
+    print("all losses, alpha = beta = 1 (kl: PSL less the entropy of y; total: SFT + SLL + PSL):",
+          rounded, sep="\n")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from evaluate import (EvaluationData, about_runs, check_data_of_run, check_split
 from model import autocast, build_model, encode, pick_device
 from runs import (check_input, check_minimum, config_from_dict, option, parse_flags, progress,
                   read_run_config, run_script)
-from train import TrainConfig, both_displayed_orders, references
+from train import TrainConfig, model_outputs, references
 
 
 @dataclasses.dataclass(frozen=True)
@@ -438,7 +438,7 @@ def rating_prompts(encoder, ranking_list) -> list[str]:
 def point_wise(ranker: ModelRanker, levels: np.ndarray, batch_size: int = 64):
     """Each candidate as one more line of the history; score = expected rating.
 
-    m calls, blind to the displayed order. What the history loss trains (alro.history_loss).
+    m calls, indifferent to the displayed order. What the history loss trains (alro.history_loss).
     Args: ranker: holds model and encoder; levels (L,): the scale's ratings, which must differ in
         their last token only; L is 5 in MovieLens-100K.
     Raises: AlroError where they do not, as half stars ("4", "4.5").
@@ -517,17 +517,17 @@ def first_step_loss(log_probs: torch.Tensor, ratings: torch.Tensor, sigma: float
 
 def first_step_losses(model, batch, cfg) -> dict[str, torch.Tensor]:
     """As train.losses, but with `first_step_loss` in the place of SLL."""
-    log_probs, other_log_probs, history = both_displayed_orders(model, batch, cfg)
+    log_probs, other_log_probs, history_term = model_outputs(model, batch, cfg)
     order = batch.order[:len(log_probs)]  # (B, m)
     ratings = batch.ratings[:len(log_probs)]  # (B, m)
     weights = {"alpha": 0, "beta": cfg.beta, "history_weight": cfg.history_weight}
     parts = alro_loss(
-        log_probs, order, ratings, **weights, gamma=cfg.gamma, history=history,
+        log_probs, order, ratings, **weights, gamma=cfg.gamma, history_term=history_term,
         other_log_probs=other_log_probs, through_target=cfg.through_target)
     parts["sll"] = first_step_loss(log_probs, ratings, cfg.sigma)
     if cfg.alpha > 0:
         parts["total"] = parts["total"] + cfg.alpha * parts["sll"]
-    return {**parts, **references(batch, order, ratings, cfg)}
+    return {**parts, **references(order, ratings, cfg)}
 
 
 def both_orders_losses(model, batch, cfg) -> dict[str, torch.Tensor]:
@@ -536,13 +536,13 @@ def both_orders_losses(model, batch, cfg) -> dict[str, torch.Tensor]:
     GUESS in train.losses: on the first alone; the paper's sum shows one prompt.
     """
     check_input(cfg.beta > 0, "a second displayed order is drawn only where --beta is above 0")
-    log_probs, other_log_probs, history = both_displayed_orders(model, batch, cfg)
+    log_probs, other_log_probs, history_term = model_outputs(model, batch, cfg)
     order = batch.order[:len(log_probs)]  # (B, m)
     ratings = batch.ratings[:len(log_probs)]  # (B, m)
     objective = functools.partial(alro_loss, order=order, ratings=ratings, alpha=cfg.alpha,
                                   gamma=cfg.gamma, sigma=cfg.sigma)
     parts = objective(
-        log_probs, beta=cfg.beta, other_log_probs=other_log_probs, history=history,
+        log_probs, beta=cfg.beta, other_log_probs=other_log_probs, history_term=history_term,
         through_target=cfg.through_target, history_weight=cfg.history_weight)
     # Half of the way from the first order's SFT and SLL to the other's.
     first = objective(log_probs, beta=0)
@@ -550,7 +550,7 @@ def both_orders_losses(model, batch, cfg) -> dict[str, torch.Tensor]:
     for name in ("sft", "sll", "total"):
         to_other = other[name] - first[name]  # (B,)
         parts[name] = parts[name] + to_other / 2
-    return {**parts, **references(batch, order, ratings, cfg)}
+    return {**parts, **references(order, ratings, cfg)}
 
 
 # ---- python baselines.py -------------------------------------------------------------------------

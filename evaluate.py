@@ -42,7 +42,7 @@ from runs import (check_input, check_minimum, config_from_dict, one_line_error,
 
 CUTOFFS = (1, 3, 5, 10)
 NEW_ITEM_RATINGS = 5  # an item with so few ratings in the fit set, or fewer, counts as new
-OWN_ROWS = {"chance", "untrained", "item mean", "oracle"}  # of a table: no run may be called so
+OWN_ROWS = {"chance", "untrained", "item mean", "retriever", "oracle"}  # no run may be called so
 
 
 # ---- Metrics: one value per list ----------------------------------------------------------------
@@ -203,7 +203,7 @@ class ModelRanker:
 
 
 def score_ranker(score):
-    """A ranker that sorts by score(ranking_list) -> (m,), blind to the displayed order."""
+    """A ranker that sorts by score(ranking_list) -> (m,), indifferent to the displayed order."""
     def rank(lists, slots):
         scores = np.array([score(ranking_list) for ranking_list in lists])  # (N, m)
         # Stable: ties go by item index, which is random.
@@ -212,12 +212,16 @@ def score_ranker(score):
 
 
 def reference_rankers(data: EvaluationData) -> dict:
-    """The rows every table has: item mean and, where the world is synthetic, the oracle."""
+    """The rows every table has: item mean and, where the world is synthetic, retriever and oracle."""
     mean = item_mean(data.ratings, data.fit)  # (items,)
     expected = data.ratings.expected  # (users, items)
     rankers = {"item mean": score_ranker(lambda ranking_list: mean[ranking_list.items])}
     if expected is not None:
-        # It knows the ratings without their noise: nobody can rank better.
+        # The shown order itself. It is made from the very ratings that are scored, plus noise, so it
+        # knows what no prompt can tell.
+        rankers["retriever"] = lambda lists, _slots: torch.tensor([row.shown for row in lists])
+        # It knows the user's taste, which is the ratings without their noise: from a prompt nobody
+        # can rank better.
         rankers["oracle"] = score_ranker(
             lambda ranking_list: expected[ranking_list.user][ranking_list.items])
     return rankers

@@ -45,7 +45,7 @@ def curves(table: dict, rows: dict) -> dict[str, tuple]:
     learning = {name: learning_curves(folders) for name, folders in rows.items()}
     by_gamma = {f"gold position {k}": (GAMMAS, soft_ranks[:, k - 1].tolist()) for k in places}
     return {
-        "slot_curve": ("Flat = blind to the displayed order", "displayed slot",
+        "slot_curve": ("Flat = indifferent to the displayed order", "displayed slot",
                        "mean predicted rank", by_slot),
         "learning_curves": ("Learning", "step", "NDCG on validation lists", learning),
         "soft_rank": ("Soft ranks of a model that knows only what is already out", "gamma",

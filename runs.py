@@ -437,7 +437,7 @@ class TrainingLog:
         for step, means, list_ids in self.pending:
             numbers = {name: value.item() for name, value in means.items()}
             self.check_finite(step, numbers, list_ids)
-            tokens += numbers.pop("tokens", 0) * len(list_ids)  # a loss need not count them
+            tokens += numbers.pop("tokens") * len(list_ids)
             rows.append(numbers)
         # Measured here, where `item` has waited for the device to do all the steps.
         seconds = time.perf_counter() - self.start

@@ -10,8 +10,8 @@ Every flag is a field of DataConfig (data.py), TrainConfig or RunConfig. A run's
 config.json, log.jsonl, model/ (best on validation), checkpoint/ (what resuming needs) and, where
 test lists were ranked, eval-test.json.
 
-The algorithm is TrainingSteps.batch (what a step shows the model), `losses` (with the formulas of
-alro.py) and `one_step`; the loop in `train` calls them. Read these first.
+The algorithm is TrainingSteps.batch (what a step shows the model), `model_outputs` and `losses`
+(with the formulas of alro.py) and `one_step`; the loop in `train` calls them. Read these first.
 """
 import dataclasses
 import math
@@ -154,9 +154,9 @@ PRESETS = {
 # ---- The data of one step ------------------------------------------------------------------------
 # A step shows the model --batch_size lists, in one or several parts of B lists each. With PSL each
 # list is shown twice, in two displayed orders: B rows in the first order and, below them, the same
-# B lists in the other. All randomness
-# of a list (its displayed orders, its ties) comes from (seed, epoch, list_id) and nothing else, so
-# that resuming, sharding and comparing are exact.
+# B lists in the other. A list brings its shown order with it; what is drawn (shuffled orders, ties)
+# comes from (seed, epoch, list_id) and nothing else, so that resuming, sharding and comparing are
+# exact.
 
 class StepData(NamedTuple):
     parts: list[Batch]    # this process's share of the step's lists, in --grad_accum parts
@@ -165,7 +165,7 @@ class StepData(NamedTuple):
 
 
 class TrainingSteps(torch.utils.data.Dataset):
-    """Item s is all the data of step s: a pure function of (seed, s).
+    """Element s is all the data of step s: a pure function of (seed, s).
 
     So a run can start anywhere, in any process.
     """
@@ -253,35 +253,35 @@ class TrainingSteps(torch.utils.data.Dataset):
 # ---- The losses of one step ----------------------------------------------------------------------
 # From tokens to one number per list. The formulas are alro.py's; here is what they are fed with.
 
-def both_displayed_orders(model, batch: Batch, cfg: TrainConfig):
+def model_outputs(model, batch: Batch, cfg: TrainConfig):
     """What the model says of a batch of B lists or, with PSL, of B lists in two displayed orders.
 
-    Returns: (log_probs, other_log_probs, history): (B, m, m), log_probs[b, k, i] is that of item i
-    at output position k of list b, normalised over the vocabulary; the same in the other displayed
-    order, or None; `history_loss` (B,), or None.
+    Returns: (log_probs, other_log_probs, history_term): (B, m, m), log_probs[b, k, i] is that of
+    item i at output position k of list b, normalised over the vocabulary; the same in the other
+    displayed order, or None; `history_loss` (B,), or None.
     """
     # Stage 1: one pass of the model over all rows. Both displayed orders go through it together:
-    # half as many passes, and no second set of activations to wait for.
+    # half as many passes.
     with autocast(batch.input_ids.device, cfg.bf16):
         answer_logits, history_logits = target_logits(model, batch)  # (B or 2 B, m or H, V)
     # Stage 2: from slots to items. The letter " A" stands for slot 0, which holds another item in
     # the other order; by item the two can be compared, and the display is out of sight from here.
     log_probs = item_log_probs(answer_logits, batch)  # (B or 2 B, m, m)
-    history = None
+    history_term = None
     if cfg.history_weight:
-        history = history_loss(history_logits, batch.rated)  # (B or 2 B,)
+        history_term = history_loss(history_logits, batch.rated)  # (B or 2 B,)
     if cfg.beta == 0:
-        return log_probs, None, history
+        return log_probs, None, history_term
     # Stage 3: the two halves of the rows, as TrainingSteps.batch has put them together.
     first, other = log_probs.chunk(2)  # (B, m, m) each
-    if history is not None:
-        history, _ = history.chunk(2)  # (B,) once is enough: it comes before the candidates
-    return first, other, history
+    if history_term is not None:
+        history_term, _ = history_term.chunk(2)  # (B,) once is enough: it precedes the candidates
+    return first, other, history_term
 
 
 def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
     """The objective's terms and its "total", each (B,), and what to compare them with."""
-    log_probs, other_log_probs, history = both_displayed_orders(model, batch, cfg)
+    log_probs, other_log_probs, history_term = model_outputs(model, batch, cfg)
     n_lists = len(log_probs)
     order, ratings = batch.order[:n_lists], batch.ratings[:n_lists]  # (B, m)
     # Stage 4: the objective, on the first displayed order; the other one is for PSL alone. (GUESS:
@@ -289,23 +289,21 @@ def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
     weights = {"alpha": cfg.alpha, "beta": cfg.beta, "history_weight": cfg.history_weight}
     terms = alro_loss(
         log_probs, order, ratings, **weights, gamma=cfg.gamma, sigma=cfg.sigma,
-        other_log_probs=other_log_probs, through_target=cfg.through_target, history=history)
-    return {**terms, **references(batch, order, ratings, cfg)}
+        other_log_probs=other_log_probs, through_target=cfg.through_target,
+        history_term=history_term)
+    return {**terms, **references(order, ratings, cfg)}
 
 
 @torch.no_grad()
-def references(batch: Batch, order: torch.Tensor, ratings: torch.Tensor, cfg: TrainConfig) -> dict:
-    """What to read the losses beside: SLL of a model that knows only what is already out, and of
-    one that is sure of the gold order; and how many tokens the lists have, without padding."""
+def references(order: torch.Tensor, ratings: torch.Tensor, cfg: TrainConfig) -> dict:
+    """What to read SLL beside: that of a model that knows only what is already out, and of one that
+    is sure of the gold order."""
     # No model is asked. With the gold items forced, a *blind* model is certain only that what is
     # out already does not come again (alro.blind_probs). tau is the target rank of each item.
     tau = gold_rank(ratings)  # (B, m)
     blind = soft_lambda_loss(blind_probs(order), ratings, tau, cfg.gamma, cfg.sigma)
     perfect = soft_lambda_loss(perfect_probs(order), ratings, tau, cfg.gamma, cfg.sigma)
-    # For the speed that is logged: a list's tokens in one or both of its displayed orders.
-    tokens = batch.prompt_tokens + order.shape[1]  # (B or 2 B,) prompt and answer
-    tokens_of_list = tokens.reshape(-1, len(order)).sum(0)  # (B,)
-    return {"blind_sll": blind, "perfect_sll": perfect, "tokens": tokens_of_list}
+    return {"blind_sll": blind, "perfect_sll": perfect}
 
 
 # ---- One step ------------------------------------------------------------------------------------
@@ -316,13 +314,18 @@ def one_step(model, data: StepData, optimizer, scheduler, cfg: TrainConfig, loss
     `losses` gives, and the norm of the gradient; still on the device."""
     parameters = list(trainable(model).values())
     n_lists = len(data.list_ids)
-    values_of_parts = []
+    sums_of_parts = []
     for batch in data.parts:
-        values = losses(model, batch.to(parameters[0].device), cfg)
+        batch = batch.to(parameters[0].device)
+        values = losses(model, batch, cfg)
         # The gradient wanted is that of the mean over the step's lists. Each part gives its share
         # of that mean, and PyTorch adds the gradients of the parts up.
         (values["total"].sum() / n_lists).backward()
-        values_of_parts.append({name: value.detach().sum() for name, value in values.items()})
+        sums = {name: value.detach().sum() for name, value in values.items()}
+        # For the speed that is logged: tokens of all rows, prompt and answer, without padding.
+        tokens = batch.prompt_tokens + batch.order.shape[1]  # (B or 2 B,)
+        sums["tokens"] = tokens.sum().float()
+        sums_of_parts.append(sums)
     # With several processes, each has seen its own lists: add their gradients up, too.
     add_gradients_of_all_processes(parameters)
     # A gradient longer than --clip is shortened to it; the norm is that of before.
@@ -331,7 +334,7 @@ def one_step(model, data: StepData, optimizer, scheduler, cfg: TrainConfig, loss
     # The rate of the next step (see make_optimizer).
     scheduler.step()
     optimizer.zero_grad(set_to_none=True)
-    return {**means_over_lists(values_of_parts, n_lists), "grad_norm": norm.detach()}
+    return {**means_over_lists(sums_of_parts, n_lists), "grad_norm": norm.detach()}
 
 
 def add_gradients_of_all_processes(parameters: list[torch.nn.Parameter]) -> None:
@@ -351,10 +354,10 @@ def in_any_process(happened: bool, device: torch.device) -> bool:
     return sum_over_processes(flag).item() > 0
 
 
-def means_over_lists(values_of_parts: list[dict], n_lists: int) -> dict[str, torch.Tensor]:
+def means_over_lists(sums_of_parts: list[dict], n_lists: int) -> dict[str, torch.Tensor]:
     # One tensor of all sums, so that several processes exchange it once.
-    names = list(values_of_parts[0])
-    sums = [sum(part[name] for part in values_of_parts) for name in names]
+    names = list(sums_of_parts[0])
+    sums = [sum(part[name] for part in sums_of_parts) for name in names]
     means = sum_over_processes(torch.stack(sums)) / n_lists
     return dict(zip(names, means))
 
@@ -429,8 +432,16 @@ def prepare(data_cfg: DataConfig, cfg: TrainConfig, process: int, n_processes: i
 def origin_of(job: Job, cfg: TrainConfig, losses) -> Origin:
     """What the weights will come from: a checkpoint is not gone on with on anything else."""
     all_lists = job.splits.train + job.splits.valid + job.splits.test
-    return Origin(sha256(all_lists), sha256_of_words(job.encoder.words), losses.__name__,
+    return Origin(sha256(all_lists), sha256_of_words(job.encoder.words), name_of(losses),
                   dataclasses.asdict(cfg))
+
+
+def name_of(function) -> str:
+    """A loss function by the name that config.json keeps: `losses`, or its module and its name."""
+    if function is losses:
+        return "losses"  # whether train.py is run or imported
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def claim_folder(run_cfg: RunConfig, data_cfg: DataConfig, origin: Origin, job: Job, process: int,
@@ -443,7 +454,7 @@ def claim_folder(run_cfg: RunConfig, data_cfg: DataConfig, origin: Origin, job: 
     return folder, lock
 
 
-FEW_STEPS = 80  # no run that we have seen has left the uniform trap before
+FEW_STEPS = 80  # no run of results/ has left the uniform trap before
 
 
 def describe_start(dataset: str, cfg: TrainConfig, job: Job, device_text: str,
@@ -458,13 +469,15 @@ def describe_start(dataset: str, cfg: TrainConfig, job: Job, device_text: str,
                  f"{device_text}")
     objective = (f"SFT + {cfg.alpha:g} SLL + {cfg.beta:g} PSL + {cfg.history_weight:g} history; "
                  f"gamma {cfg.gamma:g}")
-    if losses_name != losses.__name__:  # train(..., losses=...): only it knows what it weighs
+    if losses_name != name_of(losses):  # train(..., losses=...): only it knows what it weighs
         objective = losses_name
     lines.append(f"loss: {objective}; on {cfg.display_order} orders, seed {cfg.seed}")
     lines.append(f"{steps.total} steps of {cfg.batch_size} lists, validated on "
                  f"{len(job.valid_lists)}; every setting is in config.json")
     lines.append(f"SFT starts about log(m) = {math.log(m):.3f}; log(m!)/m = "
                  f"{math.lgamma(m + 1) / m:.3f} is the uniform trap: no repeats, and no idea")
+    if cfg.display_order == "shown":
+        lines[-1] += "; on shown orders copying the display goes below it"
     if steps.total < FEW_STEPS:
         lines.append(f"note: {steps.total} steps are too few to leave the uniform trap; expect "
                      "about chance (see --steps, --epochs)")
@@ -523,7 +536,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
     use_one_thread(device, cfg.model)
     job = prepare(data_cfg, cfg, process, n_processes)
     model, steps = job.model, job.steps
-    # The configuration as given: which number format it leads to is this machine's matter.
+    # Before bf16 is chosen below: a run may go on on a machine that chooses otherwise.
     origin = origin_of(job, cfg, losses)
     folder, _lock = claim_folder(run_cfg, data_cfg, origin, job, process, n_processes)
     bf16, why = choose_bf16(cfg.bf16, device, cfg.model)
@@ -542,7 +555,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
     log = TrainingLog(folder if process == 0 else None, progress.step, data_cfg.list_size)
     shortened = {"train": set(), "valid": set(), "test": set()}
     clock = Clock(progress.step, steps.total)
-    # Of a run that was stopped early, nothing is left to train.
+    # A run whose patience ended has nothing left to train; without a checkpoint, step 0 is next.
     first = steps.total if progress.stopped_early(cfg.patience) else progress.step
     # No bar in a pipe, and none in the other processes.
     bar = tqdm(total=steps.total, initial=first, disable=True if process else None, mininterval=1)
@@ -707,8 +720,8 @@ def resume(folder: str) -> dict:
     config, where = read_run_config(folder), f"{folder}/config.json"
     data_cfg = config_from_dict(DataConfig, config["data"], where)
     cfg = config_from_dict(TrainConfig, config["train"], where)
-    name = config.get("losses", losses.__name__)
-    check_input(name == losses.__name__, f"{where}: trained with the losses {name!r}; go on with "
+    name = config.get("losses", name_of(losses))
+    check_input(name == name_of(losses), f"{where}: trained with the losses {name!r}; go on with "
                                          "train(..., RunConfig(resume=...), losses=...)")
     return train(data_cfg, cfg, RunConfig(resume=folder))
 

@@ -36,7 +36,7 @@ def current_rank_losses(model, batch, cfg) -> dict:
     """PAPER.md's doubt: delta over the model's current ranks, as in the classic NDCG-Loss2, in the place of the
     target ranks that the summary names."""
     parts = train.losses(model, batch, cfg)
-    log_probs, _, _ = train.both_displayed_orders(model, batch, cfg)
+    log_probs, _, _ = train.model_outputs(model, batch, cfg)
     ratings = batch.ratings[:len(log_probs)]
     position = soft_rank(log_probs.log_softmax(-1).exp(), cfg.gamma)  # (B, m)
     current = rank_of(position.detach().argsort(-1))  # (B, m)

@@ -45,7 +45,7 @@ FIELDS = {"fields": "title,category,average"}
 # SFT+SLL. An arm has other seeds than the start, so that it draws other batches.
 CPU_START = {"steps": 372, "batch_size": 8, "grad_accum": 1, "lr": 2e-4, "beta": 0.0,
              "valid_limit": 60, "valid_every": 93, "log_every": 4}
-CPU = {"steps": 80, "batch_size": 8, "grad_accum": 1, "lr": 1e-4, "valid_limit": 60, "log_every": 4, "valid_every": 40}
+CPU = {"steps": 80, "batch_size": 8, "grad_accum": 2, "lr": 1e-4, "valid_limit": 60, "log_every": 4, "valid_every": 40}
 SIZES = {
     "cpu": {"start": CPU_START, "train": CPU, "data": {"history_size": 10, "stride": 15}, "seeds": 1, "more_seeds": 2},
     # Never run. No start: an arm begins with the pretrained model, for an epoch of 32 lists a step.

@@ -139,7 +139,7 @@ def test_evaluate_writes_the_files_of_the_design(two_runs, capsys):
     assert result == results[str(two_runs / "one")]
     assert (result["ranked_lists"], result["informative_lists"], result["lists"]) == (7, 3982, 4000)
     assert result["list_size"] == 6 and len(result["data_sha256"]) == 64
-    assert list(result["methods"]) == ["chance", str(two_runs / "one"), "item mean", "oracle"]
+    assert list(result["methods"]) == ["chance", str(two_runs / "one"), "item mean", "retriever", "oracle"]
     mean = result["methods"][str(two_runs / "one")]
     assert mean["ndcg@6"]["ci95"][0] <= mean["ndcg@6"]["mean"] <= mean["ndcg@6"]["ci95"][1]
     assert len(mean["mean_rank_by_slot"]) == 6 and mean["llm_calls_per_list"] == 1
@@ -156,7 +156,7 @@ def test_runs_on_different_lists_are_not_compared(two_runs):
         evaluate.main([str(two_runs / "one"), str(two_runs / "other"), "--limit", "3"])
 
 
-@pytest.mark.parametrize("name", ["chance", "untrained", "item mean", "oracle"])
+@pytest.mark.parametrize("name", ["chance", "untrained", "item mean", "retriever", "oracle"])
 def test_a_run_named_like_a_row_of_the_table_is_refused(two_runs, tmp_path, monkeypatch, name):
     """It would be that row, or that row it; also where it only gets that name beside another run."""
     shutil.copytree(two_runs / "one", tmp_path / name, ignore=shutil.ignore_patterns("eval-*"))

@@ -135,7 +135,7 @@ def test_padding_and_its_token_change_nothing(family):
 
 @few
 @given(st.integers(0, 10 ** 6), st.integers(0, 10 ** 6))
-def test_displayed_order_moves_nothing_for_a_model_blind_to_it(one, two):
+def test_displayed_order_moves_nothing_for_a_model_indifferent_to_it(one, two):
     """Permutation invariance end to end: log-probabilities, PSL's kl and the ranking, all by item."""
     model = BlindStub()
     first, second = batch(one), batch(two)

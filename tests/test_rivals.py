@@ -1,4 +1,5 @@
 """Rivals that ask the same language model (bootstrapping, point-wise) and rivals of the losses."""
+import functools
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def ranker():
 
 def test_bootstrapping_ranks_independently_drawn_orders_and_sorts_by_mean_rank():
     """A ranker that copies the display: what comes out is the mean slot over drawn orders, another set for each order
-    displayed; a ranker blind to the display is left as it is."""
+    displayed; a ranker indifferent to the display is left as it is."""
     asked = []
 
     def copying(lists, slots):
@@ -152,13 +153,27 @@ def test_a_rivals_loss_is_passed_to_train_and_named_in_its_config(small_world, t
     """And such a run is gone on with under the same losses alone."""
     run = tmp_path / "run"
     train.train(*demo_run(run, steps=2), losses=baselines.first_step_losses)
-    assert read_run_config(str(run))["losses"] == "first_step_losses" and log_of(run)[0]["sll"] > 0
+    assert read_run_config(str(run))["losses"] == "baselines.first_step_losses" and log_of(run)[0]["sll"] > 0
     with refused("first_step_losses"):
         train.main(["--resume", str(run)])
     resumed = train.RunConfig(resume=str(run))
     with refused("other data or another configuration"):
         train.train(data.DataConfig(), demo_config(steps=2), resumed)
     train.train(data.DataConfig(), demo_config(steps=2), resumed, losses=baselines.first_step_losses)
+
+
+def losses(model, batch, cfg):
+    return baselines.first_step_losses(model, batch, cfg)
+
+
+@pytest.mark.parametrize("own", [losses, functools.partial(losses)])
+def test_a_loss_of_ones_own_is_told_from_the_projects_even_where_it_has_its_name(small_world, tmp_path, own, capsys):
+    run = tmp_path / "run"
+    train.train(*demo_run(run, steps=2), losses=own)
+    assert "losses" in capsys.readouterr().out.split("loss: ")[1].split(";")[0] or "partial" in read_run_config(
+        str(run))["losses"]
+    with refused("trained with the losses"):
+        train.main(["--resume", str(run)])
 
 
 # ---- As a user runs it ----------------------------------------------------------------------------------------------
@@ -170,8 +185,8 @@ def test_command_line_ranks_with_a_run_and_writes_its_table(tmp_path, small_worl
                              "--out", str(tmp_path / "out")])
     rows = result["methods"]
     assert list(rows) == ["chance", "untrained", run, *(f"{run}, {way}" for way in (
-        "first step", "3 orders", "5 orders", "point-wise")), "item mean", "oracle"]
-    assert [rows[name]["llm_calls_per_list"] for name in rows] == [0, 1, 1, 1, 3, 5, 6, 0, 0]
+        "first step", "3 orders", "5 orders", "point-wise")), "item mean", "retriever", "oracle"]
+    assert [rows[name]["llm_calls_per_list"] for name in rows] == [0, 1, 1, 1, 3, 5, 6, 0, 0, 0]
     assert rows[f"{run}, point-wise"]["agreement"]["mean"] == 1
     assert (tmp_path / "out" / "eval-test.json").exists() and result["data_sha256"] in capsys.readouterr().out
 

@@ -243,7 +243,8 @@ def test_ablation_pools_seeds_and_prints_the_arms_side_by_side(few_draws, tmp_pa
     cfg, root = demo_config(steps=2, test_limit=4, test_orders=2), tmp_path / "x"
     table = train.ablation(DATA, cfg, train.RunConfig(out=str(root), ablation=True, seeds=2))
     arms = [f"{arm}-{display}" for display in ("shuffled", "shown") for arm in ("SFT", "SFT+SLL", "SFT+PSL", "ALRO")]
-    assert list(table["methods"]) == ["chance", *(f"{arm}-0 +1 seeds" for arm in arms), "item mean", "oracle"]
+    assert list(table["methods"]) == ["chance", *(f"{arm}-0 +1 seeds" for arm in arms), "item mean", "retriever",
+                                      "oracle"]
     printed = capsys.readouterr().out
     assert all(arm in printed for arm in arms) and "sd of seeds" in printed
     configs = [json.loads((root / f"{arm}-1" / "config.json").read_text())["train"] for arm in arms]

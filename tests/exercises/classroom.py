@@ -1,7 +1,10 @@
 """What the exercises share: how their files are found, how a check says what is wrong, a small world of lists."""
 import dataclasses
+import functools
 import importlib.util
+import inspect
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -13,6 +16,7 @@ sys.path.insert(0, str(HERE.parents[1]))  # so that a script in this folder find
 import alro  # noqa: E402
 import data  # noqa: E402
 from model import tiny_model, word_tokenizer  # noqa: E402, F401  (what the checks build)
+from runs import check_input, run_script  # noqa: E402
 
 NUMBERS = sorted(int(path.stem.split("_")[1]) for path in HERE.glob("exercise_*.py"))
 
@@ -25,12 +29,30 @@ def path_of(number: int, whose: str) -> Path:
     return {"stub": HERE, "solution": HERE / "solutions", "mine": MINE}[whose] / stub.name
 
 
+def not_begun(number: int) -> str:
+    return (f"there is no {path_of(number, 'mine')} yet. This copies the stub there, for you to write in: python "
+            f"tests/exercises/start.py {number}")
+
+
 def load(number: int, whose: str):
-    """The module of an exercise, see `path_of`."""
-    spec = importlib.util.spec_from_file_location(f"{whose}_{number}", path_of(number, whose))
+    """The module of an exercise, see `path_of`. Raises: AlroError if it is not there."""
+    path = path_of(number, whose)
+    check_input(path.exists(), not_begun(number))
+    spec = importlib.util.spec_from_file_location(f"{whose}_{number}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def run_exercise(main) -> None:
+    """runs.run_script of a script that calls the student's functions; one that is still a stub is named."""
+    def named():
+        try:
+            main()
+        except NotImplementedError as error:
+            name = traceback.extract_tb(error.__traceback__)[-1].name
+            raise alro.AlroError(f"{name} is not written yet: it raises NotImplementedError") from None
+    run_script(named)
 
 
 # ---- A check that says what is wrong -------------------------------------------------------------------------------
@@ -57,6 +79,37 @@ def check_close(found, expected, function: str, what: str, hint: str, atol: floa
     expected = expected.to(found.dtype)
     good = torch.allclose(found, expected, rtol=1e-5, atol=atol)
     check(good, function, f"{what}:\n{indented(expected)}", hint, found)
+
+
+def check_refused(call, function: str, expected: str, hint: str) -> None:
+    """`check` that call() raises alro.AlroError."""
+    __tracebackhide__ = True
+    try:
+        call()
+    except alro.AlroError:
+        return
+    except Exception as error:
+        check(False, function, expected, hint, f"{type(error).__name__}: {error}")
+    check(False, function, expected, hint, "no error")
+
+
+def say_what_returns_nothing(module):
+    """The module, but a function that returns None says so by its name, wherever it is called. Not so the hunts'
+    properties, which have nothing to return."""
+    for name, function in vars(module).items():
+        if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("check_"):
+            setattr(module, name, with_a_value(function, name))
+    return module
+
+
+def with_a_value(function, name: str):
+    @functools.wraps(function)
+    def asked(*arguments, **options):
+        __tracebackhide__ = True
+        value = function(*arguments, **options)
+        check(value is not None, name, "a value", "it returned None: is a `return` missing?")
+        return with_a_value(value, name) if inspect.isfunction(value) else value
+    return asked
 
 
 def indented(value) -> str:

@@ -7,7 +7,7 @@ import re
 import traceback
 
 import pytest
-from classroom import NUMBERS, load, path_of
+from classroom import NUMBERS, load, not_begun, path_of, say_what_returns_nothing
 
 collect_ignore = ["mine"]  # whatever lies there: nothing of it is read, unless --exercise asks for it
 
@@ -26,8 +26,7 @@ def pytest_configure(config):
     if number and config.option.tbstyle == "auto":
         config.option.tbstyle = "short"  # the check's line and its message, without the values of all arguments
     if number and not path_of(number, "mine").exists():
-        raise pytest.UsageError(f"there is no {path_of(number, 'mine')} yet. This copies the stub there, for you to "
-                                f"write in: python tests/exercises/start.py {number}")
+        raise pytest.UsageError(not_begun(number))
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -42,9 +41,9 @@ def work(request):
     """The module under check, as `work` in every check."""
     number = int(re.search(r"\d+", request.path.name).group())
     if chosen(request.config) is None:
-        return load(number, "solution")
+        return say_what_returns_nothing(load(number, "solution"))
     try:
-        return load(number, "mine")
+        return say_what_returns_nothing(load(number, "mine"))
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1].lineno
         line = getattr(error, "lineno", None) or where

@@ -36,7 +36,7 @@ def embedding_at_its_best(lists: evaluate.EvaluationData):
 
 def ndcg_row(new_films: int, users: int = 1000) -> dict[str, float]:
     """Mean NDCG@6 over the test lists: {"chance": ., "item mean": ., "embedding at its best": ., "told the genre": .,
-    "oracle": .}.
+    "oracle": .}, and the retriever's where evaluate.reference_rankers gives it.
 
     Hints: evaluate.reference_rankers, baselines.told_the_category, evaluate.ndcg; chance is an exact expectation,
     evaluate.chance_ndcg. None of these looks at the displayed order.

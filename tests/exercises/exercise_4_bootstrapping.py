@@ -11,10 +11,11 @@ A ranker is what evaluate.py calls so: a function (lists, slots) -> (N, m) long,
 candidates, list n displayed in order slots[n] (slot -> item).
 
 Begin: python tests/exercises/start.py 4       Check: pytest tests/exercises --exercise 4
-Then try it: evaluate.score_method(bootstrapped(evaluate.ModelRanker(model, encoder), 5), lists, orders=3), beside the
-plain ranker: NDCG, flips, and ms_per_list. Expect five times the milliseconds. (The reader of the checks, who tires
-down the display, flips .37 instead of .63 of the time with R = 9.) How large must R be to flip as rarely as a model
-trained with PSL does?
+Then try it: `python train.py --alpha 0 --beta 0 --display_order shuffled`, and with the folder that it names,
+`python baselines.py RUN --embedding False`: the run's model asked once, in 3 and in 5 displayed orders (by
+`baselines.bootstrapped`, which is this exercise solved). Expect three and five times the milliseconds. (The reader of
+the checks, who tires down the display, flips .37 instead of .63 of the time with R = 9.) How many orders would it take
+to flip as rarely as the model of a plain `python train.py`?
 """
 import torch
 

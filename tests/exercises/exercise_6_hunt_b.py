@@ -5,12 +5,13 @@ and faster than with ours. Everyone is pleased, until the table comes: the train
 others are wrong in other ways; at least one is right.
 
 Again, write a property that any right batching has and that takes the function as its argument; do not compare with
-data.Encoder.batch. Ask what the *loss* gets to see, not what the fields say of themselves: SFT, SLL and PSL read
-the model's output for answer k at place `prompt_tokens - 1 + k`, and look up the items of `order` there.
+data.Encoder.batch (data.Encoder.tokenise, which makes one list's prompt, is above suspicion). Ask what the *loss* gets
+to see, not what the fields say of themselves: SFT, SLL and PSL read the model's output for answer k at place
+`prompt_tokens - 1 + k`, and look up the items of `order` there, by way of `slots`. And what does the *model* get to see
+before it must answer?
 
-Models on strings serve well as a probe: `Puppet` below says at every place whatever you like. Two questions for it:
-    A puppet that always says the token which stands *next* in the row. What must alro.sft_loss be?
-    A puppet that always says the token which it has *just read*. What must it not be?
+Models on strings serve well as a probe: `Puppet` below says at every place whatever you like. Which puppet should make
+no mistake with a right batching, and some with a wrong one?
 
 What to learn: in teacher forcing the answer stands in the input, one place beside where it must be predicted; off by
 one to the one side the model copies what it sees, to the other it answers before the question is complete.
@@ -45,7 +46,7 @@ class Puppet(torch.nn.Module):
 
 
 def check_batching(make_batch, encoder, lists, slots, orders) -> None:
-    """Raise AssertionError if the model's output is read at wrong places; return None otherwise.
+    """Raise AssertionError if the model or the losses are fed anything but these lists, in these orders; else None.
 
     Args: make_batch(encoder, lists, slots, orders) -> alro.Batch, as `Encoder.batch(lists, slots, orders)[0]`;
         the rest is what to call it with: B lists of different lengths, their displayed and their gold orders (B, m).

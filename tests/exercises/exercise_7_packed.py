@@ -15,7 +15,7 @@ model (what comes later is not seen) and not in a bidirectional one.
 
 Begin: python tests/exercises/start.py 7       Check: pytest tests/exercises --exercise 7
 Then try it: python tests/exercises/time_packed.py --mine. Expect .77 of the tokens in the demo, and about as much of
-the time. (In the project it would be called in the place of `target_logits` in train.py's `both_displayed_orders`.)
+the time. (In the project it would be called in the place of `target_logits` in train.py's `model_outputs`.)
 """
 import torch
 

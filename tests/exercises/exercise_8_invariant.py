@@ -4,7 +4,7 @@ Permutation-sensitive learning *teaches* a model not to care in which order the 
 has learned is then measured. The idea of InvariRank (Bito, Ren, He, SIGIR 2026) is to build a model that *cannot*
 care. (This is written from the idea alone, not from their code.) In one pass over the prompt,
 
-    token         A user rated ... Rank these movies ... | Arrow Western -> A | Ember Musical -> A | Oath Western -> A
+    token         A user rated ... Rank these movies ... | Arrow Western -> A | Ember Musical -> B | Oath Western -> C
     position id   0 1 2 ...                        p - 1 | p p+1 p+2 p+3      | p p+1 p+2 p+3      | p p+1 p+2 p+3
     may look at   itself, causally                       | shared, and itself | shared, and itself | shared, and itself
 
@@ -13,8 +13,8 @@ score is read at the last token of its line; sorting by it is the ranking. No le
 the list.
 
 What to learn: the three ways in which a display gets into a Transformer (who is seen, position ids, and one that you
-find when the first check stays red); that an architecture can give for certain what a loss gives on average; and what
-it costs: candidates that cannot see each other cannot be compared, and the model's habit of writing is of no use.
+find when a check of the scores stays red); that an architecture can give for certain what a loss gives on average; and
+what it costs: candidates that cannot see each other cannot be compared, and the model's habit of writing is of no use.
 
 Begin: python tests/exercises/start.py 8       Check: pytest tests/exercises --exercise 8
 Then try it: python tests/exercises/train_invariant.py --steps 300 [--mine]. Expect an agreement of exactly 1 whatever
@@ -58,20 +58,24 @@ def visible(part: torch.Tensor) -> torch.Tensor:
 def candidate_scores(model, batch: Batch, starts_line: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """One score per candidate, from one pass that cannot know the displayed order.
 
-    Args: model: as in exercise 7 (`model.base_model` takes `position_ids` and a boolean 4D `attention_mask`);
+    Args: model: a causal language model; `model.base_model(input_ids=, attention_mask=, position_ids=,
+        use_cache=False).last_hidden_state` is (B, T, d), and takes a boolean (B, 1, T, T) mask, True = may look;
         batch: B lists; what follows the candidates' lines (an answer, pads) must not be read; starts_line:
         `line_starts`.
-    Returns: scores (B, m) float32, by ITEM, large = ranked high; logits (B, H, V) float32 of the history's ratings, as
-        the second value of alro.target_logits (a token is predicted one place before it stands).
-    Hints: the logit of any one token can be the score, say that of batch.identifiers[0]; alro.token_logits gives single
-        logits of hidden states (B, d). Slots become items at the very end: batch.slots.argsort(-1) is item -> slot.
+    Returns: scores (B, m) float32, by ITEM, large = ranked high: the logit of batch.identifiers[0] at the end of the
+        candidate's line, where the model has read the whole title; logits (B, H, V) float32 of the history's ratings,
+        as the second value of alro.target_logits (a token is predicted one place before it stands).
+    Hints: alro.token_logits gives single logits of hidden states (B, d). Slots become items at the very end:
+        batch.slots.argsort(-1) is item -> slot.
     """
     raise NotImplementedError
 
 
 def list_loss(scores: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """-log P(order) of Plackett and Luce (exercise 3), divided by m: nats per identifier, like SFT.
+    """-log P(order) of Plackett and Luce, divided by m: nats per identifier, like SFT.
 
+    P draws the order's items one by one, each in proportion to exp(score) among those that are left:
+        L = -1/m sum_k log( exp(score of the item at position k) / sum over positions l >= k of exp(their scores) ).
     Args: scores (B, m), large = ranked high; order (B, m) long, best first. Returns: (B,). Of equal scores: log(m!)/m.
     """
     raise NotImplementedError
@@ -81,8 +85,8 @@ def invariant_losses(starts_line: torch.Tensor):
     """A function that train.train takes as `losses`.
 
     Returns: function (model, batch, cfg) -> {"sft": `list_loss` of the batch's own `order`, "history" (where
-        cfg.history_weight > 0): alro.history_loss, "total": "sft" + cfg.history_weight times "history", "tokens":
-        tokens of the prompt}, all (B,). "sft" is a name that the progress bar wants; it is the same thing, the answer's
+        cfg.history_weight > 0): alro.history_loss, "total": "sft" + cfg.history_weight times "history"},
+        all (B,). "sft" is a name that the progress bar wants; it is the same thing, the answer's
         negative log-likelihood. There is no second displayed order to look at: with cfg.beta > 0 raise alro.AlroError.
     """
     raise NotImplementedError

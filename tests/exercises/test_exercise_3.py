@@ -124,7 +124,7 @@ def test_the_losses_are_the_projects_but_for_sll(work):
           sorted(found))
     for name in set(theirs) - {"sll", "blind_sll", "perfect_sll", "total"}:
         check_close(found[name], theirs[name], "losses", f"{name} as in train.losses", "only SLL changes")
-    log_y = train.both_displayed_orders(model, batch, cfg)[0].log_softmax(-1)
+    log_y = train.model_outputs(model, batch, cfg)[0].log_softmax(-1)
     ratings = batch.ratings[:len(LISTS)]
     sll = work.soft_list_mle(log_y.exp(), ratings, alro.gold_rank(ratings), cfg.gamma, cfg.sigma)
     check_close(found["sll"], sll, "losses", "soft_list_mle of y in the place of SLL", "y: over the m identifiers")

@@ -1,5 +1,6 @@
 """Checks of exercise 4, with rankers that need no model."""
 import collections
+import itertools
 
 import pytest
 import torch
@@ -37,13 +38,13 @@ def test_merge_by_mean_rank(work):
     rankings = torch.tensor([[[0, 1, 2], [2, 0, 1]], [[1, 0, 2], [2, 0, 1]], [[0, 2, 1], [0, 1, 2]]])  # (3, 2, 3)
     # First list: mean ranks 4/3, 6/3, 8/3. Second: item 0 2, 2, 1; item 1 3, 3, 2; item 2 1, 1, 3: 0 and 2 tie.
     check_close(work.merge(rankings), torch.tensor([[0, 1, 2], [0, 2, 1]]), "merge", "by mean rank, ties to the lower",
-                "a ranking holds items; their ranks are its inverse (alro.rank_of); stable=True")
+                "a ranking holds items; their ranks are its inverse (alro.rank_of); argsort(dim=-1, stable=True)")
     check_close(work.merge(torch.tensor([[[2, 0, 3, 1]]])), torch.tensor([[2, 0, 3, 1]]), "merge",
                 "one ranking as it is", "from ranks back to items: argsort")
 
 
 def test_the_displays_are_permutations_repeatable_and_really_different(work):
-    first, seen = [3, 1, 5, 0, 2, 4], collections.Counter()
+    first, seen, mirrored = [3, 1, 5, 0, 2, 4], collections.Counter(), 0
     for name in range(200):
         drawn = work.draw_displays(6, f"list {name}", first, 5)
         check(len(drawn) == 5 and list(drawn[0]) == first, DRAW, f"5 orders, the first of them {first}",
@@ -54,9 +55,12 @@ def test_the_displays_are_permutations_repeatable_and_really_different(work):
         check(drawn == work.draw_displays(6, f"list {name}", first, 5), DRAW, "the same for the same arguments",
               "no state outside of the key: data.random_slots(m, *key)")
         seen.update(tuple(order) for order in drawn[1:])
+        mirrored += any(list(one) == list(two)[::-1] for one, two in itertools.combinations(drawn[1:], 2))
     # 800 draws from 720 orders: about 483 different ones. All copies alike: 200 at most. One key for all lists: 4.
     check(len(seen) > 430, DRAW, "about 483 different orders in 800 draws from 720",
           "is the number of the draw in the key, and the list's name?", len(seen))
+    check(mirrored < 15, DRAW, "draws independent of each other (one and its reverse: in about 2 of 200 lists)",
+          "each draw from a key of its own", mirrored)
     other = work.draw_displays(6, "list 0", first[::-1], 5)
     check(other[1:] != work.draw_displays(6, "list 0", first, 5)[1:], DRAW, "other draws for another first display",
           "else every display is merged with the same others, and looks more stable than it is")
@@ -67,7 +71,7 @@ def test_every_item_comes_to_every_slot_about_equally_often(work):
     place = torch.tensor(drawn).flatten(0, 1)  # (1200, 4) slot -> item
     counts = torch.stack([(place == item).sum(0) for item in range(4)])  # (item, slot), 300 expected, deviation 15
     check((counts - 300).abs() < 75, DRAW, "each item about 300 times in each slot",
-          "a random permutation, not a rotation",
+          "a random permutation, no rotation; another one for each list: is the list's name in the key?",
           counts)
 
 
@@ -89,10 +93,16 @@ def test_one_display_is_the_ranker_itself(work, ranker):
                 "with one display, the ranker itself", "merge of one ranking is that ranking")
 
 
-def test_a_ranker_blind_to_the_display_is_not_changed(work):
+def test_a_ranker_indifferent_to_the_display_is_not_changed(work):
     slots = displays("asked", LISTS)
     check_close(work.bootstrapped(blind, 5)(LISTS, slots), blind(LISTS, slots), "bootstrapped",
                 "what a ranker says that does not see the display", "rankings are by item: nothing to turn back")
+
+
+def test_a_list_is_ranked_the_same_whatever_stands_beside_it(work):
+    slots, ranker = displays("asked", LISTS), work.bootstrapped(biased, 5)
+    check_close(ranker(LISTS[3:4], slots[3:4]), ranker(LISTS, slots)[3:4], "bootstrapped",
+                "the ranking of a list alone as among others", "its draws go by its name, not by its place in the call")
 
 
 def test_a_biased_ranker_flips_less_and_ranks_better(work):

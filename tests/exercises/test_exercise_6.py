@@ -43,9 +43,57 @@ def two_swapped(k, encoder, lists, slots, orders):
     return batch._replace(input_ids=rows)
 
 
+def leaky(encoder, lists, slots, orders):
+    """The answer stands in the row twice, and the first counts as prompt: the model copies, and knows nothing."""
+    batch, m = as_in_data(encoder, lists, slots, orders), encoder.list_size
+    rows = []
+    for row, length in zip(batch.input_ids, batch.prompt_tokens.tolist()):
+        answer = row[length:length + m]
+        rows.append(torch.cat([row[:length], answer, answer, row[length + m:]]))
+    return batch._replace(input_ids=torch.stack(rows), prompt_tokens=batch.prompt_tokens + m)
+
+
+def other_display(encoder, lists, slots, orders):
+    """The prompt shows another order than the letters are looked up in."""
+    turned = [order[::-1] for order in slots]
+    batch, right = as_in_data(encoder, lists, turned, orders), as_in_data(encoder, lists, slots, orders)
+    rows = batch.input_ids.clone()
+    for b, length in enumerate(batch.prompt_tokens.tolist()):
+        end = length + encoder.list_size
+        rows[b, length:end] = right.input_ids[b, length:end]
+    return right._replace(input_ids=rows)
+
+
+def inverse_slots(encoder, lists, slots, orders):
+    """Item -> slot where slot -> item is meant, throughout."""
+    return as_in_data(encoder, lists, torch.tensor(slots).argsort(-1).tolist(), orders)
+
+
+def of_the_neighbour(encoder, lists, slots, orders):
+    """Each row is the next list's, answer and all."""
+    batch = as_in_data(encoder, lists[1:] + lists[:1], slots, orders)
+    return batch._replace(ratings=as_in_data(encoder, lists, slots, orders).ratings)
+
+
+def worst_first(encoder, lists, slots, orders):
+    return as_in_data(encoder, lists, slots, orders.flip(-1))
+
+
+def display_as_gold(encoder, lists, slots, orders):
+    return as_in_data(encoder, lists, slots, torch.tensor(slots))
+
+
+def ratings_by_slot(encoder, lists, slots, orders):
+    batch = as_in_data(encoder, lists, slots, orders)
+    return batch._replace(ratings=batch.ratings.gather(-1, batch.slots))
+
+
 RIGHT = {"suspect_4": hunt_b.suspect_4, "data.Encoder.batch": as_in_data, "one with more padding": with_more_padding}
 WRONG = {name: getattr(hunt_b, name) for name in ("suspect_1", "suspect_2", "suspect_3")}
-WRONG |= {"a fifth, unseen batching": too_early, "a sixth, unseen batching": too_late_and_consistent}
+WRONG |= {"a fifth, unseen batching": too_early, "a sixth, unseen batching": too_late_and_consistent,
+          "one with a leak": leaky, "one that shows": other_display, "one of inverse slots": inverse_slots,
+          "one that mixes lists up": of_the_neighbour, "one that wants the worst first": worst_first,
+          "one that wants the display": display_as_gold, "one whose ratings": ratings_by_slot}
 for n in range(4):
     WRONG[f"one that is wrong in one row ({n})"] = functools.partial(late_in_row, n)
     WRONG[f"one that is wrong at two positions ({n})"] = functools.partial(two_swapped, n)
@@ -79,9 +127,15 @@ def test_the_property_holds_for_a_right_batching(work, unseen, number):
 
 HINTS = {"a fifth": "is y read where the model has just read the prompt's last token?",
          "a sixth": "the last output position, too: what follows it in the answer?",
+         "one with a leak": "what has the model read before it must answer? encoder.tokenise makes a prompt",
+         "one that shows": "is the prompt in the row the one of these displayed orders?",
+         "one of inverse": "which displayed order was asked for?",
+         "one that mixes": "whose prompt stands in the row?",
+         "one that wants": "which order was asked for?",
+         "one whose ratings": "SLL reads the ratings, by item",
          "one that is wrong in one row": "demand it of every row of the batch",
-         "one that is wrong at two positions": "demand it of every output position: who knows the next token at every "
-                                               "place makes no mistake anywhere"}
+         "one that is wrong at two positions": "demand it of every output position: a puppet that says the token which "
+                                               "stands next in the row makes no mistake anywhere"}
 
 
 @pytest.mark.parametrize("number", CASES)

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from classroom import (
-    LISTS, TOKENIZER, check, check_close, displays, encoder, gold, tiny_model, uneven_lists, word_tokenizer)
-from helpers import demo_config, log_of, refused
+    LISTS, TOKENIZER, check, check_close, check_refused, displays, encoder, gold, indented, tiny_model, uneven_lists,
+    word_tokenizer)
+from helpers import demo_config, log_of
 
 import alro
 import data
@@ -65,6 +66,36 @@ def test_the_displayed_order_changes_no_score(work, model, starts_line, answers)
     spread = (one.max(-1).values - one.min(-1).values).min().item()
     check(spread > 1e-3, SCORES, "scores that differ between candidates", "a score that sees nothing is invariant, too",
           spread)
+
+
+def ordinary_scores(model, batch, starts_line, work) -> dict[str, torch.Tensor]:
+    """{where read: scores (B, m) by item} of a plain causal pass over the shared tokens and one candidate's line alone,
+    its letter replaced by one that is the same for all."""
+    start, end = work.candidate_lines(batch, starts_line)
+    read = [*range(len(batch.identifiers)), "->"]
+    scores = {where: torch.zeros(batch.slots.shape) for where in read}
+    for b, order in enumerate(batch.slots.tolist()):
+        shared = batch.input_ids[b, :start[b, 0]]
+        for slot, item in enumerate(order):
+            line = batch.input_ids[b, start[b, slot]:end[b, slot] - 1]
+            for where in read:
+                letter = batch.identifiers[:0 if where == "->" else where + 1][-1:]
+                with torch.no_grad():
+                    logits = model(input_ids=torch.cat([shared, line, letter]).unsqueeze(0)).logits
+                scores[where][b, item] = logits[0, -1, batch.identifiers[0]]
+    return scores
+
+
+def test_a_score_is_what_an_ordinary_pass_over_this_candidate_alone_would_say(work, model, starts_line):
+    """Of what is read (the whole line), where it stands (just behind the shared tokens), what is seen (both)."""
+    batch = batch_of(answers=False, lists=uneven_lists()[:2])
+    found = work.candidate_scores(model, batch, starts_line)[0].detach()
+    expected = ordinary_scores(model, batch, starts_line, work)
+    distance = {where: (found - scores).abs().max().item() for where, scores in expected.items()}
+    check(min(distance.values()) < 1e-4, SCORES,
+          "for a candidate, what a plain causal pass over the shared tokens and its own line gives: "
+          f"the logit of identifiers[0] at the line's end\n{indented(expected[0])}",
+          "read behind the whole title; position ids of a line go p, p + 1, ... as if it stood there alone", found)
 
 
 @pytest.mark.parametrize("line", range(5))
@@ -130,7 +161,7 @@ def test_the_losses(work, model, starts_line):
     cfg, batch = train.TrainConfig(beta=0.0, history_weight=0.5, bf16=False), batch_of()
     losses = work.invariant_losses(starts_line)
     found = losses(model, batch, cfg)
-    check(found.keys() == {"sft", "history", "total", "tokens"}, LOSSES, "sft, history, total, tokens",
+    check(found.keys() == {"sft", "history", "total"}, LOSSES, "sft, history, total",
           "see its docstring",
           sorted(found))
     check(all(value.shape == (len(LISTS),) for value in found.values()), LOSSES, "one value for each list", "(B,)")
@@ -139,13 +170,13 @@ def test_the_losses(work, model, starts_line):
                 "batch.order")
     check_close(found["total"], found["sft"] + 0.5 * found["history"], LOSSES, "the total", "cfg.history_weight")
     without = losses(model, batch, dataclasses.replace(cfg, history_weight=0.0))
-    check(without.keys() == {"sft", "total", "tokens"}, LOSSES, "no history where its weight is 0",
+    check(without.keys() == {"sft", "total"}, LOSSES, "no history where its weight is 0",
           "a test on the weight",
           sorted(without))
     gradients = torch.autograd.grad(found["total"].sum(), list(model.parameters()))
     check(all(g.abs().max() > 0 for g in gradients), LOSSES, "gradients into every weight", "is something detached?")
-    with refused("beta"):
-        losses(model, batch, dataclasses.replace(cfg, beta=1.0))
+    check_refused(lambda: losses(model, batch, dataclasses.replace(cfg, beta=1.0)), LOSSES, "alro.AlroError for beta 1",
+                  "there is no second displayed order: raise it before anything is computed")
 
 
 def test_the_ranker_agrees_with_itself_in_every_order(work, model, starts_line):

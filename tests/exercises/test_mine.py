@@ -40,6 +40,25 @@ def mine(project: Path, number: int) -> Path:
     return project / "tests" / "exercises" / "mine" / path_of(number, "stub").name
 
 
+@pytest.mark.parametrize("number, script", [
+    (3, ["train_mine.py", "3"]), (7, ["time_packed.py", "--mine"]),
+    (8, ["train_invariant.py", "--steps", "2", "--mine"])])
+def test_what_the_scripts_cannot_run_yet_is_one_line(project, number, script):
+    command = [f"tests/exercises/{script[0]}", *script[1:]]
+    status, output = run(project, *command)
+    assert status == 1 and output.startswith(f"error: there is no {mine(project, number)} yet"), output
+    mine(project, number).write_bytes(path_of(number, "stub").read_bytes())
+    status, output = run(project, *command)
+    last = output.splitlines()[-1]
+    assert status == 1 and "Traceback" not in output and last.startswith("error: ") and "is not written yet" in last
+
+
+def test_an_exercise_without_losses_cannot_be_trained(project):
+    mine(project, 2).write_bytes(path_of(2, "stub").read_bytes())
+    status, output = run(project, "tests/exercises/train_mine.py", "2")
+    assert status == 1 and output.startswith("error: exercise 2 has no function `losses`"), output
+
+
 def test_pytest_is_green_whatever_lies_in_mine(project):
     """Broken, solved and nonsense files, and some that pytest would read if it looked: none is."""
     folder = mine(project, 1).parent

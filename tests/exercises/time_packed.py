@@ -9,7 +9,7 @@ import time
 
 import torch
 import transformers
-from classroom import displays, gold, load, tiny_model, word_tokenizer
+from classroom import displays, gold, load, run_exercise, tiny_model, word_tokenizer
 
 import alro
 import data
@@ -76,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_exercise(main)

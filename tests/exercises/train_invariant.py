@@ -13,13 +13,13 @@ import sys
 import time
 from pathlib import Path
 
-from classroom import load, word_tokenizer
+from classroom import load, run_exercise, word_tokenizer
 
 import data
 import train
 from evaluate import choose_lists, reference_rankers, score_table, text_table
 from model import load_run
-from runs import check_input, parse_flags, run_script
+from runs import check_input, parse_flags
 
 NAME = "invariant by construction"
 
@@ -55,4 +55,4 @@ def main(arguments: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(sys.argv[1:]))
+    run_exercise(lambda: main(sys.argv[1:]))

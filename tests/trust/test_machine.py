@@ -68,7 +68,7 @@ def test_a_bug_keeps_its_traceback(text):
 
 def test_a_loss_of_ones_own_needs_no_more_than_a_total(small_world, tmp_path):
     def my_losses(model, batch, cfg):
-        log_probs, _, _ = train.both_displayed_orders(model, batch, cfg)
+        log_probs, _, _ = train.model_outputs(model, batch, cfg)
         return {"total": -log_probs[:, 0].logsumexp(-1)}
     train.train(*demo_run(tmp_path / "run", steps=2, valid_every=2), losses=my_losses)
     assert log_of(tmp_path / "run")[0].keys() >= {"total", "grad_norm"}

@@ -26,18 +26,18 @@ def soft_list_mle(probs: torch.Tensor, ratings: torch.Tensor, ranks: torch.Tenso
 
 
 def losses(model, batch, cfg) -> dict[str, torch.Tensor]:
-    log_probs, other_log_probs, history = train.both_displayed_orders(model, batch, cfg)
+    log_probs, other_log_probs, history_term = train.model_outputs(model, batch, cfg)
     lists = len(log_probs)
     order, ratings = batch.order[:lists], batch.ratings[:lists]  # (B, m) the other half, if any, is the same lists
     terms = alro.alro_loss(
         log_probs, order, ratings, alpha=0, beta=cfg.beta, gamma=cfg.gamma, other_log_probs=other_log_probs,
-        through_target=cfg.through_target, history=history, history_weight=cfg.history_weight)
+        through_target=cfg.through_target, history_term=history_term, history_weight=cfg.history_weight)
 
     def of(probs):  # (B, m, m) -> (B,)
         return soft_list_mle(probs, ratings, alro.gold_rank(ratings), cfg.gamma, cfg.sigma)
 
     terms["sll"] = of(log_probs.softmax(-1))  # over the m identifiers: y
     terms["total"] = terms["total"] + cfg.alpha * terms["sll"]
-    references = train.references(batch, order, ratings, cfg)
+    references = train.references(order, ratings, cfg)
     references |= {"blind_sll": of(alro.blind_probs(order)), "perfect_sll": of(alro.perfect_probs(order))}
     return {**terms, **references}

@@ -1,4 +1,4 @@
-"""Solution 6: two puppets.
+"""Solution 6: two puppets, and what the model has read before it must answer.
 
 suspect_1 reads the output at the places of the answer itself. The model sees the token there and need only repeat it:
 the loss goes to 0, and at inference, where nothing stands there yet, it has learned nothing. suspect_2 counts from the
@@ -34,6 +34,13 @@ class Puppet(torch.nn.Module):
 
 def check_batching(make_batch, encoder, lists, slots, orders) -> None:
     batch, words = make_batch(encoder, lists, slots, orders), len(encoder.tokenizer)
+    # What the losses look items up by is what was asked for.
+    assert torch.equal(batch.slots, torch.as_tensor(slots)) and torch.equal(batch.order, orders)
+    assert batch.ratings.tolist() == [one.ratings for one in lists]
+    # Before it must answer, the model has read each list's prompt, in its displayed order, and nothing else: no
+    # neighbour's, and no answer.
+    for row, length, prompt in zip(batch.input_ids, batch.prompt_tokens, encoder.tokenise(lists, slots)):
+        assert row[:length].tolist() == list(prompt.tokens)
 
     def loss(say):  # (B,)
         answer_logits, _ = alro.target_logits(Puppet(say, words), batch)
@@ -42,5 +49,5 @@ def check_batching(make_batch, encoder, lists, slots, orders) -> None:
     # Who knows the next token at every place makes no mistake, in any row, whatever its padding.
     assert (loss(lambda ids: ids.roll(-1, dims=1)) < 1e-3).all()
     # Who repeats the token just read is always wrong: no identifier follows itself, and the first follows a colon. (In
-    # nats: a logit of 50 on a wrong token.) The line above would do; this one names the harm.
+    # nats: a logit of 50 on a wrong token.) The lines above would do; this one names the harm.
     assert (loss(lambda ids: ids) > 40).all()

@@ -76,7 +76,7 @@ def invariant_losses(starts_line: torch.Tensor):
         if cfg.history_weight > 0:
             terms["history"] = history_loss(history_logits, batch.rated)
             terms["total"] = terms["sft"] + cfg.history_weight * terms["history"]
-        return {**terms, "tokens": batch.prompt_tokens}
+        return terms
     return losses
 
 
