@@ -257,7 +257,7 @@ def test_ablation_pools_seeds_and_prints_the_arms_side_by_side(few_draws, tmp_pa
              for seed, found in enumerate(alone)]
     assert row["by_seed"]["ndcg@6"] == pytest.approx(means) and row["ndcg@6"]["mean"] == pytest.approx(sum(means) / 2)
     pairs = table["differences"]
-    assert len(pairs) == 9 and all(pair.endswith(" - SFT-shuffled-0 +1 seeds") for pair in pairs)
+    assert len(pairs) == 10 and all(pair.endswith(" - SFT-shuffled-0 +1 seeds") for pair in pairs)
 
 
 def test_an_ablation_run_again_goes_on_with_its_arms(few_draws, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
+import typing
 from pathlib import Path
 
 import torch
@@ -94,12 +95,17 @@ def check_refused(call, function: str, expected: str, hint: str) -> None:
 
 
 def say_what_returns_nothing(module):
-    """The module, but a function that returns None says so by its name, wherever it is called. Not so the hunts'
-    properties, which have nothing to return."""
+    """The module, but a function that returns None says so by its name, wherever it is called. Not so where None is
+    an answer: its annotation says so, as that of the hunts' properties."""
     for name, function in vars(module).items():
-        if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("check_"):
+        if inspect.isfunction(function) and function.__module__ == module.__name__ and not may_be_none(function):
             setattr(module, name, with_a_value(function, name))
     return module
+
+
+def may_be_none(function) -> bool:
+    returned = inspect.signature(function).return_annotation
+    return returned is None or type(None) in typing.get_args(returned)
 
 
 def with_a_value(function, name: str):
