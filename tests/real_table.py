@@ -8,7 +8,9 @@
 
 --size gpu: all lists, history 20, three seeds (never run; --size cpu is what results/real.json holds). A run lies in
 runs/real/<row>/<seed>. How well a row ranks is kept there, too, so that ranking goes on after an interruption. Two
-processes may train or rank side by side, each with --rows of its own.
+processes may train or rank side by side, each with --rows of its own. Where memory is short (24 GiB are, for two arms
+of SmolLM2 at a time), give each row a process of its own: one that has trained a row keeps memory that it no longer
+uses, and the next row's loader is forked from it.
 """
 import dataclasses
 import sys
@@ -157,6 +159,7 @@ def score_all(cfg: RealConfig) -> None:
     for name, ranker in (embedding | baselines.told_the_category(data)).items():
         by_row[name] = [evaluate.score_method(ranker, data.lists, ORDERS)]
     pairs = [(base, other) for other in [*by_row, "item mean"] if other != base]
+    pairs += [("SFT+SLL", "SFT"), ("SFT+PSL", "SFT"), ("SFT", "start")]  # those that are not there are left out
     chosen = {name: str(choice) for name, choice in chosen.items()}
     about = {"dataset": cfg.dataset, "model": Path(cfg.model).name, "orders": ORDERS, "chosen": chosen, "steps": steps}
     result = table(data, by_row, calls, pairs, **about)
