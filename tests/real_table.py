@@ -42,7 +42,7 @@ class RealConfig:
 
 
 FIELDS = {"fields": "title,category,average"}
-# Leaving the uniform trap takes SmolLM2 about 2,300 lists whatever is done (results/README.md), half an hour or more on
+# Leaving the uniform trap took SmolLM2 about 2,300 lists in every run (results/README.md), half an hour or more on
 # two cores. On a CPU it is paid once: every arm goes on from one model that has left it, the *start*, trained with
 # SFT+SLL. An arm has other seeds than the start, so that it draws other batches.
 CPU_START = {"steps": 372, "batch_size": 8, "grad_accum": 1, "lr": 2e-4, "beta": 0.0,

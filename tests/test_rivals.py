@@ -166,12 +166,13 @@ def losses(model, batch, cfg):
     return baselines.first_step_losses(model, batch, cfg)
 
 
-@pytest.mark.parametrize("own", [losses, functools.partial(losses)])
-def test_a_loss_of_ones_own_is_told_from_the_projects_even_where_it_has_its_name(small_world, tmp_path, own, capsys):
+@pytest.mark.parametrize("own, name", [(losses, f"{__name__}.losses"),
+                                       (functools.partial(losses), "functools.partial")])
+def test_a_loss_of_ones_own_is_told_from_the_projects_even_where_it_has_its_name(
+        small_world, tmp_path, own, name, capsys):
     run = tmp_path / "run"
     train.train(*demo_run(run, steps=2), losses=own)
-    assert "losses" in capsys.readouterr().out.split("loss: ")[1].split(";")[0] or "partial" in read_run_config(
-        str(run))["losses"]
+    assert read_run_config(str(run))["losses"] == name and f"loss: {name};" in capsys.readouterr().out
     with refused("trained with the losses"):
         train.main(["--resume", str(run)])
 

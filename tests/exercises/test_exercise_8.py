@@ -72,14 +72,15 @@ def ordinary_scores(model, batch, starts_line, work) -> dict[str, torch.Tensor]:
     """{where read: scores (B, m) by item} of a plain causal pass over the shared tokens and one candidate's line alone,
     its letter replaced by one that is the same for all."""
     start, end = work.candidate_lines(batch, starts_line)
-    read = [*range(len(batch.identifiers)), "->"]
-    scores = {where: torch.zeros(batch.slots.shape) for where in read}
+    # A line may end in any letter, if it is the same for all; or at "->", before the letter.
+    letters = {slot: batch.identifiers[slot:slot + 1] for slot in range(len(batch.identifiers))}
+    letters["->"] = batch.identifiers[:0]
+    scores = {where: torch.zeros(batch.slots.shape) for where in letters}
     for b, order in enumerate(batch.slots.tolist()):
         shared = batch.input_ids[b, :start[b, 0]]
         for slot, item in enumerate(order):
             line = batch.input_ids[b, start[b, slot]:end[b, slot] - 1]
-            for where in read:
-                letter = batch.identifiers[:0 if where == "->" else where + 1][-1:]
+            for where, letter in letters.items():
                 with torch.no_grad():
                     logits = model(input_ids=torch.cat([shared, line, letter]).unsqueeze(0)).logits
                 scores[where][b, item] = logits[0, -1, batch.identifiers[0]]
