@@ -522,8 +522,9 @@ def first_step_losses(model, batch, cfg) -> dict[str, torch.Tensor]:
     ratings = batch.ratings[:len(log_probs)]  # (B, m)
     weights = {"alpha": 0, "beta": cfg.beta, "history_weight": cfg.history_weight}
     parts = alro_loss(
-        log_probs, order, ratings, **weights, gamma=cfg.gamma, history_term=history_term,
-        other_log_probs=other_log_probs, through_target=cfg.through_target)
+        log_probs, order, ratings, **weights, gamma=cfg.gamma, sigma=cfg.sigma,
+        other_log_probs=other_log_probs, through_target=cfg.through_target,
+        history_term=history_term)
     parts["sll"] = first_step_loss(log_probs, ratings, cfg.sigma)
     if cfg.alpha > 0:
         parts["total"] = parts["total"] + cfg.alpha * parts["sll"]

@@ -409,7 +409,7 @@ class TrainingLog:
         self.folder = folder
         self.pending = []
         self.start = time.perf_counter()
-        # Two levels to compare the SFT loss with: no idea at all, and the uniform trap.
+        # Two levels to compare the SFT loss with: any of the m letters, and the uniform trap.
         self.references = {"log_m": math.log(list_size),
                            "log_m_factorial_over_m": math.lgamma(list_size + 1) / list_size}
         if folder:
@@ -425,11 +425,13 @@ class TrainingLog:
             partial.write_text("".join(kept))
             os.replace(partial, path)
 
-    def add(self, step: int, means: dict[str, torch.Tensor], list_ids: list[str]) -> None:
-        """means: of the step's lists, by the name of what was measured."""
+    def add(self, step: int, means: dict[str, torch.Tensor], list_ids: list[str],
+            rate: float) -> None:
+        """means: of the step's lists, by the name of what was measured; rate: the step's."""
         self.pending.append((step, means, list_ids))
+        self.rate = rate
 
-    def flush(self, **more) -> dict:
+    def flush(self) -> dict:
         """Write a line of means since the last one. Raises: AlroError if a number is not finite."""
         if not self.pending:
             return {}
@@ -443,7 +445,7 @@ class TrainingLog:
         seconds = time.perf_counter() - self.start
         averages = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
         line = {"step": self.pending[-1][0], **averages,
-                "tokens_per_second": round(tokens / seconds), **self.references, **more}
+                "tokens_per_second": round(tokens / seconds), **self.references, "lr": self.rate}
         self.pending = []
         self.restart_clock()
         self.write(line)

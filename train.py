@@ -14,6 +14,7 @@ The algorithm is TrainingSteps.batch (what a step shows the model), `model_outpu
 (with the formulas of alro.py) and `one_step`; the loop in `train` calls them. Read these first.
 """
 import dataclasses
+import functools
 import math
 import os
 from pathlib import Path
@@ -282,6 +283,7 @@ def model_outputs(model, batch: Batch, cfg: TrainConfig):
 def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
     """The objective's terms and its "total", each (B,), and what to compare them with."""
     log_probs, other_log_probs, history_term = model_outputs(model, batch, cfg)
+    # With PSL the batch has 2 B rows, and rows B and on are the same lists again.
     n_lists = len(log_probs)
     order, ratings = batch.order[:n_lists], batch.ratings[:n_lists]  # (B, m)
     # Stage 4: the objective, on the first displayed order; the other one is for PSL alone. (GUESS:
@@ -309,6 +311,20 @@ def references(order: torch.Tensor, ratings: torch.Tensor, cfg: TrainConfig) -> 
 # ---- One step ------------------------------------------------------------------------------------
 # The whole of training but for its bookkeeping: the loop in `train` calls this again and again.
 
+def check_losses(values: dict[str, torch.Tensor], n_lists: int) -> None:
+    """What a loss function returns must be one number per list: `one_step` takes the mean.
+
+    A mean that is taken before would weigh --grad_accum's parts wrongly, and nobody would see it.
+    """
+    check_input("total" in values, f'a loss function must return a "total", got {list(values)}')
+    taken = {"step", "lr", "tokens", "grad_norm"} & values.keys()  # log.jsonl's own
+    check_input(not taken, f"a loss function must not return {sorted(taken)}: another name")
+    for name, value in values.items():
+        shape = tuple(getattr(value, "shape", ()))
+        check_input(shape == (n_lists,), f"a loss function must return one number per list, shape "
+                                         f"({n_lists},), got {name} of shape {shape}")
+
+
 def one_step(model, data: StepData, optimizer, scheduler, cfg: TrainConfig, losses=losses):
     """Forward, backward, clip, update. Returns: means over the step's lists, of each value that
     `losses` gives, and the norm of the gradient; still on the device."""
@@ -318,6 +334,8 @@ def one_step(model, data: StepData, optimizer, scheduler, cfg: TrainConfig, loss
     for batch in data.parts:
         batch = batch.to(parameters[0].device)
         values = losses(model, batch, cfg)
+        n_rows = len(batch.order)  # with PSL two for each list
+        check_losses(values, n_rows // 2 if cfg.beta > 0 else n_rows)
         # The gradient wanted is that of the mean over the step's lists. Each part gives its share
         # of that mean, and PyTorch adds the gradients of the parts up.
         (values["total"].sum() / n_lists).backward()
@@ -423,8 +441,8 @@ def prepare(data_cfg: DataConfig, cfg: TrainConfig, process: int, n_processes: i
     steps = TrainingSteps(train_lists, encoder, cfg, process, n_processes)
     valid_every = cfg.valid_every or max(1, steps.total // 5)
     # A validation ranks no more lists than were trained on since the one before: a short run would
-    # do little else.
-    n_valid = min(cfg.valid_limit, valid_every * cfg.batch_size) or None  # 0 = all
+    # do little else. (--valid_limit 0 ranks all: a slice to None leaves none out.)
+    n_valid = min(cfg.valid_limit, valid_every * cfg.batch_size) or None
     valid_lists = informative(splits.valid, "validation")[:n_valid]
     return Job(ratings, splits, model, tokenizer, encoder, steps, valid_every, valid_lists)
 
@@ -437,9 +455,16 @@ def origin_of(job: Job, cfg: TrainConfig, losses) -> Origin:
 
 
 def name_of(function) -> str:
-    """A loss function by the name that config.json keeps: `losses`, or its module and its name."""
+    """A loss function by the name that config.json keeps: `losses`, or its module and its name.
+
+    A functools.partial: with what was given to it. (Two closures of one function have one name.)
+    """
     if function is losses:
         return "losses"  # whether train.py is run or imported
+    if isinstance(function, functools.partial):
+        given = [repr(value) for value in function.args]
+        given += [f"{name}={value!r}" for name, value in sorted(function.keywords.items())]
+        return f"{name_of(function.func)}({', '.join(given)})"
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
 
@@ -474,8 +499,8 @@ def describe_start(dataset: str, cfg: TrainConfig, job: Job, device_text: str,
     lines.append(f"loss: {objective}; on {cfg.display_order} orders, seed {cfg.seed}")
     lines.append(f"{steps.total} steps of {cfg.batch_size} lists, validated on "
                  f"{len(job.valid_lists)}; every setting is in config.json")
-    lines.append(f"SFT starts about log(m) = {math.log(m):.3f}; log(m!)/m = "
-                 f"{math.lgamma(m + 1) / m:.3f} is the uniform trap: no repeats, and no idea")
+    lines.append(f"levels of SFT: log(m) = {math.log(m):.3f}, any of the m letters; log(m!)/m = "
+                 f"{math.lgamma(m + 1) / m:.3f}, the uniform trap: no repeats, and no idea")
     if cfg.display_order == "shown":
         lines[-1] += "; on shown orders copying the display goes below it"
     if steps.total < FEW_STEPS:
@@ -505,7 +530,10 @@ def make_loader(steps: TrainingSteps, first: int, device: torch.device):
 
 
 def make_optimizer(model, cfg: TrainConfig, total_steps: int):
-    """(AdamW, its rate: a straight line up, then the peak, then a straight line down to 0)."""
+    """(AdamW, its rate: a straight line up, then the peak, then a straight line down to 0).
+
+    The line up begins at 0, as is usual: the first step moves nothing.
+    """
     # Fused: one pass over all weights in place of one for each tensor; the same numbers.
     optimizer = torch.optim.AdamW(trainable(model).values(), cfg.lr, (0.9, 0.95),
                                   weight_decay=cfg.weight_decay, fused=True)
@@ -536,7 +564,8 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
     use_one_thread(device, cfg.model)
     job = prepare(data_cfg, cfg, process, n_processes)
     model, steps = job.model, job.steps
-    # Before bf16 is chosen below: a run may go on on a machine that chooses otherwise.
+    # The run's record keeps --bf16 as it was given, not as it is chosen below: a run may go on on a
+    # machine that chooses otherwise.
     origin = origin_of(job, cfg, losses)
     folder, _lock = claim_folder(run_cfg, data_cfg, origin, job, process, n_processes)
     bf16, why = choose_bf16(cfg.bf16, device, cfg.model)
@@ -549,6 +578,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
     # bit what would have come without an interruption.
     model.to(device).train()
     optimizer, scheduler = make_optimizer(model, cfg, steps.total)
+    # (TrainConfig(): a field that the checkpoint is too old to have had its default.)
     progress = load_checkpoint(folder, origin, TrainConfig(), model, optimizer, scheduler)
     if run_cfg.resume is not None:
         say(f"resumed at step {progress.step}")
@@ -566,17 +596,18 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
             # ---- step: the algorithm is in `one_step` and `losses`
             # Dropout, on any device, draws from (seed, step, process): resuming repeats it.
             torch.manual_seed(seed_from("step", cfg.seed, progress.step, process))
+            rate = scheduler.get_last_lr()[0]  # this step's; `one_step` sets the next one's
             means = one_step(model, as_tensors(data), optimizer, scheduler, cfg, losses)
             progress.step += 1
             due = progress.step % job.valid_every == 0 or progress.step == steps.total
             stopping = in_any_process(stop.requested, device)  # a signal may come at any time
 
             # ---- log: numbers stay on the device until a line is due
-            log.add(progress.step, means, data.list_ids)
+            log.add(progress.step, means, data.list_ids, rate)
             shortened["train"].update(data.shortened)
             bar.update()
             if progress.step % cfg.log_every == 0 or due:
-                line = log.flush(lr=scheduler.get_last_lr()[0])
+                line = log.flush()
                 bar.set_postfix(total=f"{line['total']:.3f}")
             if clock.knows(progress.step):
                 say(clock.estimate(job.valid_every))
@@ -607,7 +638,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
     # ---- end: after Ctrl-C or SIGTERM, with the step that was under way finished
     # (`StopRequest` has caught the signal; the last log lines are still to be written).
     if stopping or stop.requested:
-        log.flush(lr=scheduler.get_last_lr()[0])
+        log.flush()
         if process == 0:
             save_checkpoint(folder, progress, origin, model, optimizer, scheduler)
         raise SystemExit(f"interrupted; go on with: {command('train.py', '--resume', folder)}")

@@ -167,7 +167,7 @@ def losses(model, batch, cfg):
 
 
 @pytest.mark.parametrize("own, name", [(losses, f"{__name__}.losses"),
-                                       (functools.partial(losses), "functools.partial")])
+                                       (functools.partial(losses), f"{__name__}.losses()")])
 def test_a_loss_of_ones_own_is_told_from_the_projects_even_where_it_has_its_name(
         small_world, tmp_path, own, name, capsys):
     run = tmp_path / "run"
@@ -175,6 +175,41 @@ def test_a_loss_of_ones_own_is_told_from_the_projects_even_where_it_has_its_name
     assert read_run_config(str(run))["losses"] == name and f"loss: {name};" in capsys.readouterr().out
     with refused("trained with the losses"):
         train.main(["--resume", str(run)])
+
+
+def weighted(model, batch, cfg, weight=1.0):
+    terms = train.losses(model, batch, cfg)
+    return {**terms, "total": weight * terms["total"]}
+
+
+def test_a_loss_with_another_value_given_to_it_is_another_loss(small_world, tmp_path):
+    run = tmp_path / "run"
+    train.train(*demo_run(run, steps=2), losses=functools.partial(weighted, weight=2.0))
+    resumed = data.DataConfig(), demo_config(steps=2), train.RunConfig(resume=str(run))
+    with refused("other data or another configuration"):
+        train.train(*resumed, losses=functools.partial(weighted, weight=3.0))
+    train.train(*resumed, losses=functools.partial(weighted, weight=2.0))
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda terms: terms["total"].mean(), r"shape \(8,\), got total of shape \(\)"),
+    (lambda terms: terms["total"].repeat(2), r"shape \(8,\), got total of shape \(16,\)"),
+    (lambda terms: 1.0, r"shape \(8,\), got total of shape \(\)")])
+def test_a_loss_that_is_not_one_number_per_list_is_refused(small_world, tmp_path, change, message):
+    """A mean would be averaged again, over --grad_accum's parts, and the gradient would be another."""
+    def own(model, batch, cfg):
+        terms = train.losses(model, batch, cfg)
+        return {**terms, "total": change(terms)}
+    with refused(message):
+        train.train(*demo_run(tmp_path / "run", steps=2), losses=own)
+
+
+@pytest.mark.parametrize("own, message", [
+    (lambda terms: {"sft": terms["sft"]}, 'must return a "total"'),
+    (lambda terms: {**terms, "lr": terms["sft"]}, "must not return .'lr'.: another name")])
+def test_a_loss_without_a_total_or_with_a_name_of_the_log_is_refused(small_world, tmp_path, own, message):
+    with refused(message):
+        train.train(*demo_run(tmp_path / "run", steps=2), losses=lambda *given: own(train.losses(*given)))
 
 
 # ---- As a user runs it ----------------------------------------------------------------------------------------------

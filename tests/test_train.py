@@ -292,6 +292,12 @@ def test_log_holds_the_references(demo_straight):
     assert row["blind_sll"] > 0 and {"sft", "sll", "psl", "kl", "history", "grad_norm", "lr"} <= row.keys()
 
 
+def test_the_rate_in_the_log_is_that_of_its_step(demo_straight):
+    """12 steps of the default schedule: one up, seven level, four down. (Once it was the next step's.)"""
+    assert [row["lr"] / train.TrainConfig().lr for row in log_of(demo_straight) if "lr" in row] == pytest.approx(
+        [0, 1, 1, 1, 1, 1, 1, 1, 1, .75, .5, .25])
+
+
 def test_config_json_and_every_table_of_a_run_name_the_same_hardware(tmp_path, two_threads):
     """The tiny model runs on one thread, whatever the process had before; the table at the end and one made later say
     what config.json says. (Once it said 2 threads, and the table of the same run 1.)"""
