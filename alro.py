@@ -542,8 +542,8 @@ def main() -> None:
 
     sll = soft_lambda_loss(y, ratings, tau, gamma=10)
     gradient = torch.autograd.grad(sll.sum(), y)[0]  # (1, 3, 3)
-    print(f"SLL: {sll.item():.4f} bits; d SLL / d y, the entries of y taken as free:", gradient[0],
-          sep="\n")
+    print(f"SLL at gamma 10: {sll.item():.4f} bits; d SLL / d y, the entries of y taken as free:",
+          gradient[0], sep="\n")
     print("SLL of a model that is sure of the gold order, and of the blind one:")
     for gamma in (1, 10, 100):
         perfect = soft_lambda_loss(perfect_probs(order), ratings, tau, gamma)

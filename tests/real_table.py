@@ -37,7 +37,7 @@ class RealConfig:
     data_path: str | None = option(None, "the folder with the ratings")
     model: str = option("HuggingFaceTB/SmolLM2-135M-Instruct", "Hugging Face id or folder")
     size: str = option("cpu", "cpu or gpu: how much to train and to rank")
-    limit: int = option(200, "test lists to rank; 0 = all")
+    limit: int = option(300, "test lists to rank; 0 = all")
     rows: str = option("", "train or rank these alone, separated by ;, as `list` names them (default: all)")
 
 
@@ -55,7 +55,8 @@ SIZES = {
     "cpu": {"start": CPU_START, "train": CPU, "later": CPU_LATER, "data": {"history_size": 10, "stride": 15},
             "seeds": 1, "more_seeds": 2},
     # Never run. No start: an arm begins with the pretrained model, for an epoch of 32 lists a step.
-    "gpu": {"start": None, "train": {"steps": 446}, "later": {}, "data": {"history_size": 20}, "seeds": 3, "more_seeds": 3}}
+    "gpu": {"start": None, "train": {"steps": 446}, "later": {}, "data": {"history_size": 20},
+            "seeds": 3, "more_seeds": 3}}
 SFT = {"alpha": 0.0, "beta": 0.0}
 ARMS = {"SFT": SFT, "ALRO": {}, "SFT+SLL": {"beta": 0.0}, "SFT+PSL": {"alpha": 0.0}}
 

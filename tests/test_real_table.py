@@ -3,9 +3,11 @@ import json
 
 import pytest
 import real_table
+import torch
 
 import baselines
 import evaluate
+import train
 
 
 @pytest.fixture
@@ -14,7 +16,7 @@ def config(straight, world, tmp_path, monkeypatch, few_draws):
     small = {"steps": 2, "batch_size": 4, "grad_accum": 1, "valid_limit": 3, "valid_every": 2, "log_every": 1}
     monkeypatch.setitem(real_table.SIZES, "cpu", {
         "start": {**small, "steps": 3, "valid_every": 3, "beta": 0.0}, "train": small,
-        "data": {"list_size": 3, "history_size": 4, "stride": 5}, "seeds": 1, "more_seeds": 2})
+        "later": {"steps": 1}, "data": {"list_size": 3, "history_size": 4, "stride": 5}, "seeds": 1, "more_seeds": 2})
     monkeypatch.setattr(real_table, "FIELDS", {"fields": "title,average"})  # the small world has no categories
     monkeypatch.setattr(real_table, "ROOT", tmp_path)
     monkeypatch.setattr(baselines, "embedding_rankers", lambda *_: ({}, {}))
@@ -63,6 +65,34 @@ def test_arms_go_on_from_the_start_and_draw_other_batches(config, tmp_path):
     assert arm["model"] == "runs/real/start/0/model" and start["model"] == config[config.index("--model") + 1]
     assert start["beta"] == 0 and start["steps"] == 3 and arm["alpha"] == 0 and arm["seed"] != start["seed"]
     assert not (tmp_path / "runs/real/ALRO").exists()
+
+
+def test_what_is_trained_later_is_the_steps_up_to_the_one_that_was_best_step_for_step():
+    """CPU_LATER's rate over its 40 steps is that of the first 40 of CPU's 80."""
+    rates = []
+    for changes in ({}, real_table.CPU_LATER):
+        cfg = train.TrainConfig(**{**real_table.CPU, **changes})
+        optimizer, scheduler = train.make_optimizer(torch.nn.Linear(2, 2), cfg, cfg.steps)
+        found = []
+        for _ in range(40):
+            found.append(scheduler.get_last_lr()[0])
+            optimizer.step()
+            scheduler.step()
+        rates.append(found)
+    assert rates[0] == rates[1] and rates[0][39] == real_table.CPU["lr"]
+    jobs = real_table.jobs(real_table.RealConfig(data_path="there"))
+    assert {(name, seed, cfg.steps) for name, seed, _, _, cfg in jobs if name in ("ALRO", "ALRO, title alone")} == {
+        ("ALRO", 1, 80), ("ALRO", 2, 40), ("ALRO, title alone", 1, 40)}
+
+
+def test_point_wise_is_asked_in_one_displayed_order_and_no_other_is():
+    asked = []
+
+    def ranker(lists, slots):
+        asked.append(slots)
+        return len(asked)
+    once = real_table.asked_once(ranker)
+    assert [once([], n) for n in range(3)] == [1, 1, 1] and asked == [0]
 
 
 def test_without_a_start_an_arm_begins_with_the_pretrained_model(from_nothing, capsys):

@@ -128,7 +128,7 @@ def complaint(holds, *arguments) -> str | None:
     try:
         holds(*arguments)
     except AssertionError as caught:
-        return str(caught).splitlines()[0] if str(caught) else "nothing"
+        return str(caught).splitlines()[0] if str(caught) else "(an assert without a message)"
     return None
 
 
@@ -153,7 +153,8 @@ def judge_suspects(holds, right, name: str) -> None:
     __tracebackhide__ = True
     verdicts = [(complaint(holds, suspect) is None) == (suspect in right) for suspect in SUSPECTS]
     check(all(verdicts), name, f"the right verdict on each of the {len(verdicts)} suspects",
-          "which of them are judged wrongly would be the answer; the checks of unseen ones say what a property lacks",
+          "which of them are judged wrongly would be the answer; the checks of unseen ones, below, each say what a "
+          "property lacks",
           f"{sum(verdicts)} right")
 
 

@@ -8,7 +8,8 @@ Do not look for the lines first. Write down what any lambda loss on *positions* 
 function as its argument, and let the test tell. Do not compare with alro.lambda_loss, or with any other implementation:
 for a loss of your own you would have none. A property that holds for every input is worth more than many numbers: the
 checks also bring losses that you do not see, some of them wrong for certain items only. They count how many suspects
-you judge rightly and do not say which; to ask one by hand, start Python in tests/exercises and import suspects.hunt_a.
+you judge rightly and do not say which. To ask one by hand, in Python from the project's root: import sys;
+sys.path += [".", "tests/exercises"]; from suspects import hunt_a.
 
 What to learn: to turn "the loss should get smaller when the ranking gets better" into a test; to ask what must *not*
 matter; that a falling loss shows that something is being minimised, not what.

@@ -62,6 +62,20 @@ def test_against_double_loops(work, ratings, mu):
                 atol=1e-5)
 
 
+def test_each_list_of_a_batch_at_its_own_places(work):
+    """Two lists, and places that are not gold: those of an order that a model may have given."""
+    ratings = torch.tensor([[5.0, 3.0, 1.0, 4.0], [2.0, 2.0, 0.5, 4.5]]).double()
+    ranks = torch.tensor([[3.0, 1.0, 2.0, 4.0], [1.0, 4.0, 2.0, 3.0]]).double()
+    lists = list(zip(ratings.tolist(), ranks.tolist()))
+    expected = torch.stack([loops(*one, rho) for one in lists])
+    check_close(work.lambdarank_weights(ratings, ranks), expected, LAMBDARANK,
+                f"for the lists {ratings.tolist()} at the places {ranks.tolist()}",
+                "the discounts are those of `ranks`, which a model's order may give; each list has its own")
+    expected = torch.stack([loops(*one, lambda a, b: rho(a, b) + 10 * delta(a, b)) for one in lists])
+    check_close(work.ndcg_loss2pp_weights(ratings, ranks), expected, MIXED,
+                "the same, mixed, with mu as it is by default, 10", "alro.pair_weights takes `ranks`, too", atol=1e-5)
+
+
 def test_lambdarank_is_the_change_in_ndcg_of_a_swap(work):
     ratings = torch.tensor([[2.0, 5.0, 3.5, 1.0, 4.0, 0.5]]).double()
     order = alro.gold_order(ratings)

@@ -14,10 +14,10 @@ def as_in_alro(position, ratings, ranks, sigma=1.0):
     return alro.lambda_loss(position, ratings, ranks, sigma)
 
 
-def in_loops_and_doubled(position, ratings, ranks, sigma=1.0):
-    """The same values, pair by pair, times 2: the size of a loss is no bug."""
+def in_loops_and_larger(position, ratings, ranks, sigma=1.0):
+    """The same values, pair by pair, times 1000: the size of a loss is no bug."""
     weights, m = alro.pair_weights(ratings, ranks), position.shape[-1]
-    return 2 * sum(weights[:, i, j] * torch.log1p(torch.exp(sigma * (position[:, i] - position[:, j]))) / math.log(2)
+    return 1000 * sum(weights[:, i, j] * torch.log1p(torch.exp(sigma * (position[:, i] - position[:, j]))) / math.log(2)
                    for i in range(m) for j in range(m))
 
 
@@ -52,11 +52,18 @@ def upside_down_in_row(number, position, ratings, ranks, sigma=1.0):
     return torch.where(turned, -loss, loss)
 
 
+def divided_by_the_batch(position, ratings, ranks, sigma=1.0):
+    """A list weighs the less, the more the other lists of its batch lose. Alone, it is as it should be but for size."""
+    loss = alro.lambda_loss(position, ratings, ranks, sigma)
+    return loss / (1 + loss.sum())
+
+
 RIGHT = {"suspect_2": hunt_a.suspect_2, "alro.lambda_loss": as_in_alro,
-         "one in plain loops, doubled": in_loops_and_doubled,
+         "one in plain loops, times 1000": in_loops_and_larger,
          "a steeper one": steeper}
 WRONG = {name: getattr(hunt_a, name) for name in ("suspect_1", "suspect_3", "suspect_4")}
 WRONG["a fifth, unseen loss"] = worse_first
+WRONG["one in which a list's loss hangs on the batch"] = divided_by_the_batch
 for n in range(5):
     WRONG[f"one that is wrong for certain items ({n})"] = functools.partial(deaf_to, n)
     WRONG[f"another that is wrong for certain items ({n})"] = functools.partial(turned_for, n)
@@ -83,6 +90,7 @@ HINTS = {"a fifth": "what must happen when the best item moves up? Strictly less
          "one that is wrong for certain items": "some item's position plays no part in it: demand of every item, "
                                                 "whatever its number, that its place matters",
          "another that is wrong": "demand it of every item, whatever its number, and of every place it may stand at",
+         "one in which a list's loss": "the other lists of the batch change: what must happen to this one's loss?",
          "one that is wrong for some lists": "demand it of every list of a batch, not of the first alone"}
 
 

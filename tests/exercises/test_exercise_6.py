@@ -91,9 +91,10 @@ def ratings_by_slot(encoder, lists, slots, orders):
 RIGHT = {"suspect_4": hunt_b.suspect_4, "data.Encoder.batch": as_in_data, "one with more padding": with_more_padding}
 WRONG = {name: getattr(hunt_b, name) for name in ("suspect_1", "suspect_2", "suspect_3")}
 WRONG |= {"a fifth, unseen batching": too_early, "a sixth, unseen batching": too_late_and_consistent,
-          "one with a leak": leaky, "one that shows": other_display, "one of inverse slots": inverse_slots,
-          "one that mixes lists up": of_the_neighbour, "one that wants the worst first": worst_first,
-          "one that wants the display": display_as_gold, "one whose ratings": ratings_by_slot}
+          "a seventh, unseen batching": leaky, "an eighth, unseen batching": other_display,
+          "a ninth, unseen batching": inverse_slots, "a tenth, unseen batching": of_the_neighbour,
+          "an eleventh, unseen batching": worst_first,
+          "a twelfth, unseen batching": display_as_gold, "a thirteenth, unseen batching": ratings_by_slot}
 for n in range(4):
     WRONG[f"one that is wrong in one row ({n})"] = functools.partial(late_in_row, n)
     WRONG[f"one that is wrong at two positions ({n})"] = functools.partial(two_swapped, n)
@@ -127,12 +128,13 @@ def test_the_property_holds_for_a_right_batching(work, unseen, number):
 
 HINTS = {"a fifth": "is y read where the model has just read the prompt's last token?",
          "a sixth": "the last output position, too: what follows it in the answer?",
-         "one with a leak": "what has the model read before it must answer? encoder.tokenise makes a prompt",
-         "one that shows": "is the prompt in the row the one of these displayed orders?",
-         "one of inverse": "which displayed order was asked for?",
-         "one that mixes": "whose prompt stands in the row?",
-         "one that wants": "which order was asked for?",
-         "one whose ratings": "SLL reads the ratings, by item",
+         "a seventh": "what has the model read before it must answer? encoder.tokenise makes a prompt",
+         "an eighth": "is the prompt in the row the one of these displayed orders?",
+         "a ninth": "which displayed order was asked for?",
+         "a tenth": "whose prompt stands in the row?",
+         "an eleventh": "which order was asked for?",
+         "a twelfth": "which order was asked for?",
+         "a thirteenth": "SLL reads the ratings, by item",
          "one that is wrong in one row": "demand it of every row of the batch",
          "one that is wrong at two positions": "demand it of every output position: a puppet that says the token which "
                                                "stands next in the row makes no mistake anywhere"}

@@ -3,13 +3,14 @@ import contextlib
 import functools
 import importlib
 import io
+import json
 import math
 import re
 import types
 
 import pytest
 import torch
-from classroom import HERE
+from classroom import HERE, word_tokenizer
 
 import alro
 import data
@@ -62,27 +63,46 @@ def after(text: str, label: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+\.\d*|nan", lines[at].split(label)[1] + "\n" + lines[at + 1])]
 
 
+def one_list_by_hand() -> tuple[float, float, float]:
+    """SLL of the y that `python alro.py` prints, of the sure model and of the blind one, at gamma 10."""
+    sll = float(re.search(r"'sll': ([\d.]+)", printed()).group(1))
+    sure, blind = re.search(r"  at gamma 10: ([\d.]+) and ([\d.]+)", printed()).groups()
+    return sll, float(sure), float(blind)
+
+
 def expected() -> dict[str, list[str]]:
     """{question: the numbers that its answer must hold}."""
     three, ranks = torch.tensor([[5.0, 3.0, 3.0]]), torch.arange(1, 10.0)
     delta = 1 / torch.log2(1 + ranks) - 1 / torch.log2(2 + ranks)  # (9,) by distance
     blind = alro.blind_probs(torch.arange(10).unsqueeze(0))
+    first_three = alro.blind_probs(torch.arange(3).unsqueeze(0))[0]  # (3, 3)
+    positions = torch.tensor([[3.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
+    first_column = (10 * blind).softmax(-2)[0, 0, 0].item()  # the weight of position 1
+    arms = json.loads((HERE.parents[1] / "results" / "arms.json").read_text())["methods"]
+    sll, sure, nothing_known = one_list_by_hand()
+    cfg = data.DataConfig()
+    ratings = data.synthetic(cfg)
     numbers = {
-        "E3": [(alro.gold_rank(three)[0, 1].item(), 1)],
+        "R3": [(math.log(len(word_tokenizer(ratings))), 3)],
+        "R4": [(arms[f"{arm}, shown"][metric]["mean"], 3)
+               for arm in ("SFT", "ALRO") for metric in ("ndcg@6", "ndcg@6_shown")],
+        "E1": [(value.item(), 3) for value in [*(torch.arange(1, 4.0) @ first_three), *first_three.sum(0)]],
+        "E2": [(value.item(), 4) for value in alro.lambda_loss(positions, three, alro.gold_rank(three), 1.0)],
+        "E4": [(math.log(6), 3)],
         "P1": [(math.log(10), 3), (math.lgamma(11) / 10, 3)],
         "P2": [(ndcg(three, torch.tensor([order]), 3).item(), 3) for order in ([1, 2, 0], [1, 0, 2])]
               + [(chance_ndcg(three, 3).item(), 3)],
-        "P3": [(delta[distance - 1].item(), 3) for distance in (1, 2, 9)],
-        "P4": [(alro.soft_rank(blind, gamma)[0, place].item(), 1) for gamma in (1, 10, 100) for place in (0, 1, 9)],
+        "P3": [(delta[distance - 1].item(), 3) for distance in (1, 2, 9)]
+              + [(math.log2(32 - 30 * delta[1].item() / delta[0].item()), 2)],
+        "P4": [(alro.soft_rank(blind, gamma)[0, place].item(), 1) for gamma in (1, 10, 100) for place in (0, 1, 9)]
+              + [(first_column, 3)],
         "P5": [(1 - 1 / 6, 3)],
-        "P6": [(float(re.search(r"'sll': ([\d.]+)", printed()).group(1)), 4),
-               (alro.soft_lambda_loss(alro.perfect_probs(torch.tensor([[0, 1, 2]])), three, alro.gold_rank(three), 10)
-                .item(), 4), (math.log2(1 + math.exp(-1)), 3)]}
-    cfg = data.DataConfig()
-    ratings = data.synthetic(cfg)
+        "P6": [(sll, 4), (sure, 4), (nothing_known, 4), ((nothing_known - sll) / (nothing_known - sure), 2),
+               (math.log2(1 + math.exp(-1)), 3)]}
     test = choose_lists(ratings, data.split(ratings, cfg), "test", 500)
     chance = chance_ndcg(ratings_of(test.lists), 6)  # (500,)
-    numbers["P7"] = [(chance.mean().item(), 3), (chance[:300].mean().item(), 3)]
+    close, apart = chance_ndcg(torch.tensor([[5.0, 3, 3], [5.0, 1, 1]]), 3).tolist()
+    numbers["P7"] = [(chance.mean().item(), 3), (chance[:300].mean().item(), 3), (close, 3), (apart, 3)]
     numbers["L1"] = [(math.lgamma(7) / 6, 3)]
     turned = broken("B1")
     numbers["B1"] = [(after(turned, "  at gamma 10:")[0], 4),
@@ -113,7 +133,15 @@ def test_every_number_of_the_answers_is_worked_out_anew():
 def test_statements_without_a_decimal():
     order = torch.arange(6).unsqueeze(0)
     assert kendall_tau(order, order.flip(-1)).item() == -1
-    assert alro.pair_weights(torch.tensor([[5.0, 3.0, 3.0]]), torch.tensor([[1, 2.5, 2.5]]))[0, 1, 2] == 0
+    for ratings, count in ([5.0, 3, 3], 5), ([5.0, 4, 1], 3):  # E3, with B2's change
+        tau = alro.gold_rank(torch.tensor([ratings]))
+        assert broken_module("B2").pair_weights(torch.tensor([ratings]), tau).isnan().sum() == count
+    uniform, certain = torch.full((1, 6, 6), 1 / 6).log(), alro.perfect_probs(torch.arange(6).unsqueeze(0))
+    certain = certain.clamp(min=1e-30).log()
+    assert alro.permutation_loss(uniform, uniform).item() == pytest.approx(math.log(6))  # E4
+    assert alro.permutation_loss(certain, certain).item() == pytest.approx(0, abs=1e-6)
+    firsts = [alro.gold_order(torch.tensor([[5.0, 5, 4, 3, 2, 1]]), data.generator(n))[0, 0].item() for n in range(400)]
+    assert sum(a != b for a, b in zip(firsts[::2], firsts[1::2])) == pytest.approx(100, abs=30)  # P5: half of 200
     assert broken("B5") == printed()
     assert "nan" in broken("B2").split("pair weights")[1].split("SLL")[0] and "'total': nan" in broken("B2")
     assert after(broken("B3"), "gamma 100: soft rank")[:3] == [1, 2, 3]
