@@ -1,4 +1,4 @@
-"""ALRO: aligned list-wise ranking objectives. The paper, top to bottom, in its order.
+"""ALRO: aligned list-wise ranking objectives. Prompt, target, probabilities, losses, ranking.
 
     Chao, Zheng, Zhu, Liu: Make Large Language Model a Better Ranker.
     Findings of EMNLP 2024, pp. 918-929, arXiv 2403.19181.
@@ -29,11 +29,13 @@ r_i       ratings          (B, m)     >= 0    the user's rating of candidate i
 tau_i     gold_rank        (B, m)     1..m    target rank of candidate i; ties share their mean rank
 y_{k,i}   probs            (B, m, m)  0..1    probability that output position k emits candidate i,
                                               teacher forced: the gold items before k are given
+log y     log_y            (B, m, m)  <= 0    its logarithm; `log_probs` is not yet over the m
+                                              identifiers alone, but over the whole vocabulary
 gamma     gamma            -          > 0     sharpness of the soft-argmax
 s_i       soft_rank        (B, m)     1..m    soft output position of candidate i, SMALL = on top
-                                              (`position` where a loss takes any)
+                                              (`lambda_loss` takes any positions)
 G_i       normalised_gain  (B, m)     0..1    (2^r_i - 1) / ideal DCG of the list
-D_k       torch.log2(1+k)  -          > 0     discount of rank k
+D_k       torch.log2(1+k)  -          > 0     discount of rank k; here, of a distance of two ranks
 delta_ij  in pair_weights  (B, m, m)  >= 0    | 1/D_|tau_i - tau_j| - 1/D_(|tau_i - tau_j| + 1) |
 sigma     sigma            -          > 0     slope of the pairwise logistic
 alpha     alpha            -          >= 0    weight of the soft lambda loss (SLL)
@@ -49,8 +51,8 @@ numbered in two ways:
     item   0..m-1, the list's own fixed order, which carries no information; all losses use it;
     slot   0..m-1, where the candidate is displayed in the prompt: slot j shows item slots[j] as the
            letter "ABC..."[j].
-Only the prompt and the batch know slots. Everything after `item_log_probs` is by item, so no loss
-can mix the two up.
+Only the prompt, the batch and the two functions that read a model's logits (`item_log_probs`,
+`next_item_logits`) know slots. What they return is by item, so no loss can mix the two up.
 """
 import math
 import re
@@ -261,7 +263,7 @@ def soft_rank(probs: Tensor, gamma: float) -> Tensor:
 
     Args: probs (B, m, m), y; gamma > 0, larger = closer to the position where the column peaks.
     Returns: (B, m) float, in 1..m.
-    Source: PAPER (summary E), s_i = sum_k k exp(gamma y_ki) / sum_l exp(gamma y_li).
+    Source: PAPER (summary E), s_i = [sum_k k exp(gamma y_ki)] / [sum_l exp(gamma y_li)].
     Differs from the paper: nothing known.
     In two stages: a softmax over the positions k makes weights of a column, then the mean position
     under these weights. Not the mean under y itself: a column of y need not sum to 1. Gamma must be
@@ -297,8 +299,9 @@ def pair_weights(ratings: Tensor, ranks: Tensor) -> Tensor:
         D_k = log2(1 + k).
     Differs from the paper: nothing known. But a doubt: the classic NDCG-Loss2 takes the model's
         *current* ranks where the summary says target ranks; other `ranks` can be passed.
-    delta depends on the *distance* of two ranks, not on where they are: a 5-star next to a 4-star
-    can weigh more than best against worst. Is that what you want of a ranker? (tests/exercises, 1)
+    delta depends on the *distance* of two ranks, not on where they are, and falls with it: of ten
+    items rated 5, 4.5 .. 0.5, best against second weighs .055 and best against worst .006
+    (tests/exercises, 1, has a weight that sees the place).
     """
     gain = normalised_gain(ratings)  # (B, m)
     gain_gap = (gain.unsqueeze(-1) - gain.unsqueeze(-2)).abs()  # (B, m, m)
@@ -337,8 +340,9 @@ def soft_lambda_loss(probs: Tensor, ratings: Tensor, ranks: Tensor, gamma: float
     """SLL: the lambda loss of soft ranks, so that the model's probabilities can be trained by it.
 
     Args: probs (B, m, m), y over the m identifiers; ranks (B, m), tau (`gold_rank`).
-    Returns: (B,), bits. Its floor is not 0: the logistic of even a perfect order costs something, a
-        pair one rank apart log2(1 + e^-sigma), .45 bits at sigma 1, times its weight.
+    Returns: (B,), bits. Never 0 where ratings differ: even in the gold order each pair costs
+        something, one rank apart log2(1 + e^-sigma), .45 bits at sigma 1, times its weight. So read
+        it beside `perfect_probs` and `blind_probs`.
     Source: PAPER (summary E).
     Differs from the paper: see `soft_rank`, `pair_weights`, `lambda_loss`.
     """
@@ -358,8 +362,10 @@ def blind_probs(order: Tensor) -> Tensor:
     """y of a model that knows only which items are already out: 1/(m - k + 1) each. (B, m, m)
 
     OURS, a reference to log beside the model's SLL. Teacher forcing shows the model the gold items
-    before k, so even this one gets soft ranks in nearly perfect order when gamma is large. A model
-    whose SLL is no lower than this one's has shown nothing but what teacher forcing gives away.
+    before k. So even here an item's column peaks where the gold order has it: it grows until the
+    item comes out, since fewer are left, and is 0 after. A large gamma sees the peak alone: soft
+    ranks in nearly perfect order. A model whose SLL is no lower than this one's has shown nothing
+    but what teacher forcing gives away.
     """
     # The output position at which each item comes out.
     rank = rank_of(order).unsqueeze(-2)  # (B, 1, m)
@@ -399,6 +405,7 @@ def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float
     Returns: dict of (B,) tensors: "sft", "sll", "psl" and "history" where they apply, "total"; and,
         detached, for the log, "kl": how far apart the two orders' outputs are (PSL less the entropy
         of y).
+    SLL is in bits, the others in nats: a factor, which alpha can make up for.
     Source: PAPER (summary R), a weighted sum of the three losses. GUESS: SFT over the whole
         vocabulary, SLL and PSL over the m identifiers, those already out included (masking them
         would put log 0 into PSL).

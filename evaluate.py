@@ -235,8 +235,8 @@ def mean_of(values):
     return sum(values) / len(values)
 
 
-def score_method(ranker, lists, orders: int) -> dict:
-    """Rank every list in `orders` random displayed orders and in the shown one.
+def score_method(ranker, lists, orders: int, shown: bool = True) -> dict:
+    """Rank every list in `orders` random displayed orders and, if `shown`, in the shown one.
 
     Returns: "values": {metric: (N,)}, one per list; "mean_rank_by_slot" (m,); "slots" and
         "predicted", orders + 1 of each, the shown one last; "ms_per_list".
@@ -248,7 +248,8 @@ def score_method(ranker, lists, orders: int) -> dict:
     # every method sees the same ones, so that differences can be paired.
     slots = [[random_slots(m, "eval", ranking_list.list_id, r) for ranking_list in lists]
              for r in range(orders)]
-    slots.append([ranking_list.shown for ranking_list in lists])
+    if shown:
+        slots.append([ranking_list.shown for ranking_list in lists])
 
     # Stage 2: rank
     start = time.perf_counter()
@@ -259,7 +260,8 @@ def score_method(ranker, lists, orders: int) -> dict:
     # Stage 3: how good, on average over the random orders, and in the shown one
     values = {f"ndcg@{k}": mean_of(ndcg(ratings, order, k) for order in random_orders)
               for k in cutoffs(m)}
-    values[f"{main_metric(m)}_shown"] = ndcg(ratings, predicted[-1], max(CUTOFFS))
+    if shown:
+        values[f"{main_metric(m)}_shown"] = ndcg(ratings, predicted[-1], max(CUTOFFS))
 
     # Stage 4: how much alike the rankings of one list are in two orders
     if orders > 1:

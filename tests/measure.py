@@ -133,16 +133,17 @@ def done_seeds(row: str) -> list[int]:
     return [seed for name, seed, folder, _, cfg, _ in jobs() if name == row and finished(folder, cfg)]
 
 
-def scored(ranker, data, orders: int, kept: Path, weights: str) -> dict:
+def scored(ranker, data, orders: int, kept: Path, weights: str, shown: bool = True) -> dict:
     """evaluate.score_method, from the file `kept` if it was written for the same weights (any text that names them),
     lists and orders: ranking takes hours. The rankings themselves are not kept."""
     stamp = f"{weights} {evaluate.sha256(data.lists)}, {orders} orders"
     if kept.exists():
         method = read_json(kept)
         if method.pop("stamp") == stamp:
-            method["values"] = {metric: np.array(values) for metric, values in method["values"].items()}
+            method["values"] = {metric: np.array(values) for metric, values in method["values"].items()
+                                if shown or not metric.endswith("_shown")}
             return method
-    method = evaluate.score_method(ranker, data.lists, orders)
+    method = evaluate.score_method(ranker, data.lists, orders, shown)
     kept.parent.mkdir(exist_ok=True)
     values = {metric: found.tolist() for metric, found in method["values"].items()}
     rest = {name: method[name] for name in ("mean_rank_by_slot", "ms_per_list")}
@@ -225,6 +226,7 @@ def score_arms() -> None:
              ("SFT+SLL, shuffled", "SFT, shuffled"), ("SFT+PSL, shuffled", "SFT, shuffled"),
              ("ALRO, shuffled", "SFT, shuffled"), ("ALRO, shuffled", "SFT+PSL, shuffled"),
              ("ALRO, shown", "SFT, shuffled"), ("ALRO, shown", "SFT, shuffled, twice the steps"),
+             ("ALRO, shown", "SFT, shown, twice the steps"), ("ALRO, shown", "SFT+SLL, shuffled"),
              ("ALRO, shown", "item mean"), ("ALRO, shown", "oracle")]
     write("arms", table(data, by_row, calls, pairs))
 

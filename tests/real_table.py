@@ -121,6 +121,7 @@ def train_all(cfg: RealConfig) -> None:
 
 # ---- Scoring: hours on a CPU, so what is ranked is kept --------------------------------------------------------------
 
+# No retriever showed these lists: their *shown* order is one more random one, and is left out.
 ORDERS = 2
 # Of baselines.ways_to_rank: those that a row's model is asked in, besides list by list.
 WAYS = {"SFT": [", 3 orders"], "ALRO": [", first step", ", point-wise"]}
@@ -151,7 +152,7 @@ def rank_all(cfg: RealConfig) -> tuple:
             untrained = baselines.untrained_ranker(str(folder), data.ratings, data.list_size)
             kept = RUNS / f"zero-shot-{cfg.limit}.json"
             weights = f"{cfg.model}, prompts {evaluate.data_hashes(data)['prompt']}"
-            by_row["zero-shot"] = [scored(untrained, data, ORDERS, kept, weights)]
+            by_row["zero-shot"] = [scored(untrained, data, ORDERS, kept, weights, shown=False)]
             calls["zero-shot"] = 1
         weights = evaluate.sha256_of_model(str(folder))
         ways = baselines.ways_to_rank(str(folder), data.ratings, data.list_size)
@@ -162,7 +163,7 @@ def rank_all(cfg: RealConfig) -> tuple:
             if way == ", point-wise":
                 ranker = asked_once(ranker)
             kept = folder / f"{file_name(name + way)}-{cfg.limit}.json"
-            method = scored(ranker, data, ORDERS, kept, weights)
+            method = scored(ranker, data, ORDERS, kept, weights, shown=False)
             by_row.setdefault(name + way, []).append(method)
             print(f"{name}{way}: {method['values'][f'ndcg@{data.list_size}'].mean():.4f}", flush=True)
         steps[name] = train_cfg.steps
@@ -176,7 +177,7 @@ def score_all(cfg: RealConfig) -> None:
     base = "ALRO" if "ALRO" in by_row else next(row for row in by_row if row != "zero-shot")
     embedding, chosen = baselines.embedding_rankers(data.ratings, data.splits, "test")
     for name, ranker in (embedding | baselines.told_the_category(data)).items():
-        by_row[name] = [evaluate.score_method(ranker, data.lists, ORDERS)]
+        by_row[name] = [evaluate.score_method(ranker, data.lists, ORDERS, shown=False)]
     pairs = [(base, other) for other in [*by_row, "item mean"] if other != base]
     pairs += [("SFT+SLL", "SFT"), ("SFT+PSL", "SFT"), ("SFT", "start")]  # those that are not there are left out
     chosen = {name: str(choice) for name, choice in chosen.items()}

@@ -6,6 +6,7 @@
 import re
 import traceback
 
+import hypothesis
 import pytest
 from classroom import NUMBERS, load, not_begun, path_of, say_what_returns_nothing
 
@@ -25,6 +26,12 @@ def pytest_configure(config):
     number = chosen(config)
     if number and config.option.tbstyle == "auto":
         config.option.tbstyle = "short"  # the check's line and its message, without the values of all arguments
+    if number:
+        # Without Hypothesis's guess at the lines to blame: it would bury the check's hint.
+        phases = [phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain]
+        hypothesis.settings.register_profile("one exercise", hypothesis.settings.default, phases=phases,
+                                             report_multiple_bugs=False)
+        hypothesis.settings.load_profile("one exercise")
     if number and not path_of(number, "mine").exists():
         raise pytest.UsageError(not_begun(number))
 
