@@ -183,7 +183,11 @@ def values_of(seeds: list[dict], metric: str) -> np.ndarray:
 
 def table(data, by_row: dict, calls: dict, differences=(), **about) -> dict:
     """What a file of results/ holds: of each row means, intervals over seeds and lists, and each seed's mean; paired
-    differences of rows, seed by seed."""
+    differences of rows, seed by seed.
+
+    differences: (one, other), or (one, other, how many seeds of both to pair). A row of a single seed is else taken to
+    have none, as a rival without training: it is the same beside each seed of the other.
+    """
     metrics = [f"ndcg@{data.list_size}", "agreement"]
     reference = {name: [evaluate.score_method(ranker, data.lists, ORDERS)]
                  for name, ranker in evaluate.reference_rankers(data).items()}
@@ -196,12 +200,13 @@ def table(data, by_row: dict, calls: dict, differences=(), **about) -> dict:
         for metric in metrics:
             result["methods"][row][metric]["ci95_seeds_and_lists"] = interval(values_of(seeds, metric))
     result["differences"] = {}
-    for one, other in differences:
+    for one, other, *most in differences:
         if one in everything and other in everything:
             entry = result["differences"][f"{one} - {other}"] = {}
             for metric in metrics:
                 a, b = values_of(everything[one], metric), values_of(everything[other], metric)
                 count = min(len(a), len(b)) if min(len(a), len(b)) > 1 else max(len(a), len(b))
+                count = min([count, *most])
                 gap = a[:count] - b[:count]  # a row without seeds is the same beside each
                 entry[metric] = {"mean": float(gap.mean()), "ci95_seeds_and_lists": interval(gap),
                                  "by_seed": gap.mean(1).tolist()}

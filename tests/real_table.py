@@ -123,7 +123,7 @@ def train_all(cfg: RealConfig) -> None:
 
 # No retriever showed these lists: their *shown* order is one more random one, and is left out.
 ORDERS = 2
-# Of baselines.ways_to_rank: those that a row's model is asked in, besides list by list.
+# Of baselines.ways_to_rank: those that a row's first seed is asked in, besides list by list.
 WAYS = {"SFT": [", 3 orders"], "ALRO": [", first step", ", point-wise"]}
 
 
@@ -142,7 +142,7 @@ def rank_all(cfg: RealConfig) -> tuple:
     """({row: evaluate.score_method of each seed}, {row: LLM calls per list}, {row: steps}, what was ranked)."""
     by_row, calls, steps = {}, {}, {}
     worlds = {}  # the prompts of `ALRO, title alone` say less; the lists are the same
-    for name, _, folder, data_cfg, train_cfg in jobs(cfg):
+    for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
         if not (folder / "model").exists() or not finished(folder, train_cfg):
             continue
         if data_cfg not in worlds:
@@ -156,7 +156,8 @@ def rank_all(cfg: RealConfig) -> tuple:
             calls["zero-shot"] = 1
         weights = evaluate.sha256_of_model(str(folder))
         ways = baselines.ways_to_rank(str(folder), data.ratings, data.list_size)
-        for way in ["", *WAYS.get(name, [])]:
+        more = WAYS.get(name, []) if seed == 1 else []
+        for way in ["", *more]:
             if way not in ways:  # point-wise cannot rank every scale of ratings
                 continue
             ranker, calls[name + way] = ways[way]
@@ -178,8 +179,16 @@ def score_all(cfg: RealConfig) -> None:
     embedding, chosen = baselines.embedding_rankers(data.ratings, data.splits, "test")
     for name, ranker in (embedding | baselines.told_the_category(data)).items():
         by_row[name] = [evaluate.score_method(ranker, data.lists, ORDERS, shown=False)]
-    pairs = [(base, other) for other in [*by_row, "item mean"] if other != base]
-    pairs += [("SFT+SLL", "SFT"), ("SFT+PSL", "SFT"), ("SFT", "start")]  # those that are not there are left out
+    # An arm's seeds 1, 2 .. are paired one by one with another arm's; any other row is the same beside each.
+    arms = [row for row in by_row if row.split(", ")[0] in ARMS]
+
+    def pair(one: str, other: str) -> tuple:
+        both = [len(by_row[row]) for row in (one, other) if row in arms]
+        return (one, other, min(both)) if len(both) == 2 else (one, other)
+    pairs = [pair(base, other) for other in [*by_row, "item mean"] if other != base]
+    # Those that are not there are left out.
+    pairs += [pair(*rows) for rows in (("SFT+SLL", "SFT"), ("SFT+PSL", "SFT"), ("SFT", "start"))]
+    pairs += [pair("SFT, 3 orders", "SFT"), pair("ALRO, title alone", "start, title alone")]
     chosen = {name: str(choice) for name, choice in chosen.items()}
     about = {"dataset": cfg.dataset, "model": Path(cfg.model).name, "orders": ORDERS, "chosen": chosen, "steps": steps}
     result = table(data, by_row, calls, pairs, **about)
