@@ -149,7 +149,7 @@ def rank_of(order: Tensor) -> Tensor:
 def gold_rank(ratings: Tensor) -> Tensor:
     """tau: target ranks (B, m) float in 1..m, ratings descending; ties share their mean rank.
 
-    Differs from the paper: OURS, its tau is a permutation. With mean ranks the pair weights do not
+    Differs from the paper: OURS, in the summaries tau is a permutation. With mean ranks the pair weights do not
         depend on how ties fell (the answer that SFT and y follow does).
     """
     mine, theirs = ratings.unsqueeze(-1), ratings.unsqueeze(-2)  # (B, m, 1), (B, 1, m)
@@ -164,7 +164,7 @@ class Batch(NamedTuple):
     """B tokenised lists, padded on the right (data.py makes it). All long, but for ratings."""
     input_ids: Tensor      # (B, T) prompt, then the gold answer (not when ranking), then pads
     prompt_tokens: Tensor  # (B,) how many tokens the prompt has, without the answer
-    rated_at: Tensor       # (B, H) where a token of a rating in the history stands
+    rated_at: Tensor       # (B, H) where a token of a rating in the history stands; padding: 1
     rated: Tensor          # (B, H) the token that stands there; -100 = none (padding)
     identifiers: Tensor    # (m,) identifier token of each slot
     slots: Tensor          # (B, m) displayed order: slot -> item
@@ -236,6 +236,7 @@ def sft_loss(log_probs: Tensor, order: Tensor) -> Tensor:
     Returns: (B,), nats per identifier.
     Source: PAPER (summary M), next-token loss on the answer:
         L_sft = -1/m sum_k log P(identifier of the item at gold position k | prompt, gold before k).
+        GUESS: P is over the whole vocabulary, as next-token loss has it.
     Differs from the paper: nothing known.
     """
     # At position k, the entry of the item that stands at gold position k.
@@ -250,7 +251,8 @@ def history_loss(history_logits: Tensor, rated: Tensor) -> Tensor:
     Returns: (B,), nats per token; 0 for a list without history.
     Differs from the paper: OURS. To say "4" there, the model must use the lines before it: the same
         reading of a taste that ranking needs, at many more places of a list. Without it the demo's
-        model learned nothing in its 1,200 steps (results/README.md, "One setting changed").
+        model learned only to copy the display in its 1,200 steps (results/README.md, "One setting
+        changed").
     """
     by_token = history_logits.transpose(1, 2)  # (B, V, H), as cross_entropy wants it
     loss = F.cross_entropy(by_token, rated, ignore_index=-100, reduction="none")  # (B, H)
@@ -267,8 +269,9 @@ def soft_rank(probs: Tensor, gamma: float) -> Tensor:
     Differs from the paper: nothing known.
     In two stages: a softmax over the positions k makes weights of a column, then the mean position
     under these weights. Not the mean under y itself: a column of y need not sum to 1. Gamma must be
-    neither too small (at 1 every s_i stays near (m + 1)/2) nor too large: teacher forcing gives the
-    answer away, a little at train.py's 10 and all of it at 100 (see `blind_probs`).
+    neither too small (at 1 every s_i stays near (m + 1)/2) nor too large, for teacher forcing gives
+    the answer away: of what SLL falls by from a uniform y to a sure one, `blind_probs` alone has
+    .33 at gamma 1, .69 at train.py's 10, .98 at 30, all at 100 (the demo's test lists).
     """
     weights = (gamma * probs).softmax(dim=-2)  # (B, m, m) each column sums to 1 over positions k
     k = torch.arange(1, probs.shape[-2] + 1, dtype=probs.dtype, device=probs.device)  # (m,)
@@ -379,7 +382,8 @@ def permutation_loss(log_y: Tensor, other_log_y: Tensor, through_target: bool = 
 
     Args: log_y, other_log_y (B, m, m), log y and log y' over the m identifiers, the same gold order
         forced. through_target: whether gradients also flow into y, the target.
-    Returns: (B,), nats per position. Its minimum over y' is the entropy of y, not 0.
+    Returns: (B,), nats per position. Its minimum over y' is the entropy of y, not 0; so gradients
+        through y also make it surer.
     Source: PAPER (summary L), a distance between the two output distributions. GUESS: which one,
         L_psl = -1/m sum_k sum_i y_ki log y'_ki, and that y is no fixed target (InvariRank, SIGIR
         2026, lets gradients flow through both sides, too).
@@ -463,9 +467,10 @@ def prompts_at_the_right_edge(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         in the batch      P r o m p t B A . .        ranked        . . . . P r o m p t
                           L o n g   p r o m p t                    L o n g   p r o m p t
 
-    The next token then follows each prompt directly. Models with a sliding window count places in
-    the cache, and pads in between would push real tokens out of it. What stood after a prompt (a
-    gold answer, pads) is dropped.
+    (The dots on the right repeat the prompt's first token, hidden by the mask.) The next token then
+    follows each prompt directly. Models with a sliding window count places in the cache, and pads
+    in between would push real tokens out of it. What stood after a prompt (a gold answer, pads) is
+    dropped.
     """
     width = batch.input_ids.shape[1]
     padding = width - batch.prompt_tokens.unsqueeze(-1)  # (B, 1)

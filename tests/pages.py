@@ -166,17 +166,17 @@ def found() -> str:
         f"{of('SFT, shown')} in random ones (chance {of('chance')}), agreement {of('SFT, shown', 'agreement')}.",
         f"2. **ALRO on the same lists closes {gap['ALRO, shown']} of the gap** ({of('ALRO, shown')}, agreement "
         f"{of('ALRO, shown', 'agreement')}), by PSL with its random second display: SFT+PSL {gap['SFT+PSL, shown']}, "
-        f"SFT+SLL {gap['SFT+SLL, shown']}, SFT {gap['SFT, shown']} (at twice the steps, as many prompts, "
+        f"SFT+SLL {gap['SFT+SLL, shown']}, SFT {gap['SFT, shown']} (twice the steps, ALRO's number of prompts: "
         f"{gap[SHOWN_TWICE]}).",
         f"3. **Shuffling the display is the rival to beat**: SFT {gap['SFT, shuffled']}, SFT+SLL "
-        f"{gap['SFT+SLL, shuffled']} of the gap. At twice the steps, ALRO's training time, SFT is not told apart from "
-        f"ALRO on shown displays: {signed(twice['mean'])} [{signed(low)}, {signed(high)}], ALRO above in {above} of "
-        f"{methods[TWICE]['seeds']} seeds. Seeds differ most in *when* they rise ([curves]"
+        f"{gap['SFT+SLL, shuffled']}, ALRO {gap['ALRO, shuffled']}. At twice the steps (ALRO's time) shuffled "
+        f"SFT and shown ALRO are not told apart: ALRO − SFT {signed(twice['mean'])} [{signed(low)}, {signed(high)}], "
+        f"above in {above} of {methods[TWICE]['seeds']} seeds. Seeds differ most in *when* they rise ([curves]"
         "(results/learning_curves.png)).",
         f"4. **Titles beat embeddings where films are new**: all six new, ALRO {new('6', 'ALRO, shown')}, LightGCN "
         f"{new('6', 'LightGCN')}, MF {new('6', 'MF')}, chance {new('6', 'chance')}; none new, "
-        f"{new('0', 'ALRO, shown')}, {new('0', 'LightGCN')}, {new('0', 'MF')} (oracle {new('0', 'oracle')}). Who is "
-        f"*told* the genre needs no language model ({new('6', 'told the genre')}).",
+        f"{new('0', 'ALRO, shown')}, {new('0', 'LightGCN')}, {new('0', 'MF')} (oracle {new('0', 'oracle')}). *Told the "
+        f"genre*, without a language model: {new('6', 'told the genre')}.",
         real_finding()])
 
 
@@ -195,7 +195,7 @@ def real_finding() -> str:
     seeds = methods["ALRO"]["seeds"]
     return (f"5. **On MovieLens-100K** (SmolLM2-135M, shuffled displays, {result['ranked_lists']} lists, {seeds} "
             f"seed{'s' if seeds > 1 else ''}, CPU): ALRO {of('ALRO')}, {signed(gap['mean'])} [{signed(low)}, "
-            f"{signed(high)}] from SFT at equal steps and half the prompts; agreement {agreement('ALRO')}, "
+            f"{signed(high)}] from SFT, which had equal steps, half the prompts; agreement {agreement('ALRO')}, "
             f"{agreement('SFT')}; chance {of('chance')}. Item mean {of('item mean')} and LightGCN {of('LightGCN')} "
             "stay above.")
 

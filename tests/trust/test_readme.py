@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pages
 import pytest
+import torch
+
+import alro
+import data
+import evaluate
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -107,6 +112,23 @@ def test_the_page_and_the_losses_tests_say_what_to_run_first():
     hint = "pytest -x tests/test_losses.py"
     first_line = (ROOT / "tests" / "test_losses.py").read_text(encoding="utf-8").splitlines()[0]
     assert hint in first_line and hint in README
+
+
+def test_what_teacher_forcing_gives_away_is_what_soft_rank_says():
+    """alro.soft_rank's docstring: the blind model's share of the way from a uniform y to a sure one, by gamma."""
+    cfg = data.DataConfig()
+    ratings = data.synthetic(cfg)
+    lists = evaluate.choose_lists(ratings, data.split(ratings, cfg), "test", 500).lists
+    scale = evaluate.ratings_of(lists).float()  # (500, 6)
+    order = torch.cat([alro.gold_order(row.unsqueeze(0)) for row in scale])
+    shares = []
+    for gamma in (1, 10, 30, 100):
+        uniform, blind, sure = (
+            alro.soft_lambda_loss(y, scale, alro.gold_rank(scale), gamma).mean()
+            for y in (torch.full((500, 6, 6), 1 / 6), alro.blind_probs(order), alro.perfect_probs(order)))
+        shares.append(pages.number(((uniform - blind) / (uniform - sure)).item(), 2))
+    text = " ".join(alro.soft_rank.__doc__.split())
+    assert "{} at gamma 1, {} at train.py's 10, {} at 30, all at 100".format(*shares) in text and shares[3] == "1.00"
 
 
 def test_the_trace_of_one_list_prints_its_seven_steps(monkeypatch, capsys, small_world):
