@@ -239,7 +239,7 @@ def score_method(ranker, lists, orders: int, shown: bool = True) -> dict:
     """Rank every list in `orders` random displayed orders and, if `shown`, in the shown one.
 
     Returns: "values": {metric: (N,)}, one per list; "mean_rank_by_slot" (m,); "slots" and
-        "predicted", orders + 1 of each, the shown one last; "ms_per_list".
+        "predicted", as many as there are orders, the shown one last; "ms_per_list".
     """
     m = len(lists[0].items)
     ratings = ratings_of(lists)  # (N, m)
@@ -253,7 +253,7 @@ def score_method(ranker, lists, orders: int, shown: bool = True) -> dict:
 
     # Stage 2: rank
     start = time.perf_counter()
-    predicted = [ranker(lists, displayed) for displayed in slots]  # orders + 1 times (N, m)
+    predicted = [ranker(lists, displayed) for displayed in slots]  # (N, m) for each order
     seconds = time.perf_counter() - start
     random_orders = predicted[:orders]
 

@@ -312,18 +312,24 @@ def references(order: torch.Tensor, ratings: torch.Tensor, cfg: TrainConfig) -> 
 # ---- One step ------------------------------------------------------------------------------------
 # The whole of training but for its bookkeeping: the loop in `train` calls this again and again.
 
+# What log.jsonl has beside a loss function's values.
+LOG_FIELDS = {"step", "lr", "tokens", "tokens_per_second", "grad_norm", "valid_ndcg", "log_m",
+              "log_m_factorial_over_m"}
+
+
 def check_losses(values: dict[str, torch.Tensor], n_lists: int) -> None:
     """What a loss function returns must be one number per list: `one_step` takes the mean.
 
     A mean that is taken before would weigh --grad_accum's parts wrongly, and nobody would see it.
     """
-    check_input("total" in values, f'a loss function must return a "total", got {list(values)}')
-    taken = {"step", "lr", "tokens", "grad_norm"} & values.keys()  # log.jsonl's own
+    check_input(isinstance(values, dict) and "total" in values,
+                f'a loss function must return a dict with a "total", got {values}')
+    taken = LOG_FIELDS & values.keys()
     check_input(not taken, f"a loss function must not return {sorted(taken)}: another name")
     for name, value in values.items():
-        shape = tuple(getattr(value, "shape", ()))
-        check_input(shape == (n_lists,), f"a loss function must return one number per list, shape "
-                                         f"({n_lists},), got {name} of shape {shape}")
+        good = isinstance(value, torch.Tensor) and value.shape == (n_lists,)
+        check_input(good, f"a loss function must return tensors of one number per list, shape "
+                          f"({n_lists},), got as {name} {value}")
 
 
 def one_step(model, data: StepData, optimizer, scheduler, cfg: TrainConfig, losses=losses):
@@ -463,11 +469,22 @@ def name_of(function) -> str:
     if function is losses:
         return "losses"  # whether train.py is run or imported
     if isinstance(function, functools.partial):
-        given = [repr(value) for value in function.args]
-        given += [f"{name}={value!r}" for name, value in sorted(function.keywords.items())]
+        given = [name_of_value(value) for value in function.args]
+        keywords = sorted(function.keywords.items())
+        given += [f"{name}={name_of_value(value)}" for name, value in keywords]
         return f"{name_of(function.func)}({', '.join(given)})"
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def name_of_value(value) -> str:
+    """What a partial was given, in words that are the same in the next process and for no other."""
+    if callable(value):
+        return name_of(value)
+    check_input(value is None or isinstance(value, bool | int | float | str),
+                f"a loss function in a functools.partial may be given numbers, words and functions, "
+                f"for a run's record: got {type(value).__name__}")
+    return repr(value)
 
 
 def claim_folder(run_cfg: RunConfig, data_cfg: DataConfig, origin: Origin, job: Job, process: int,

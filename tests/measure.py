@@ -139,7 +139,8 @@ def scored(ranker, data, orders: int, kept: Path, weights: str, shown: bool = Tr
     stamp = f"{weights} {evaluate.sha256(data.lists)}, {orders} orders"
     if kept.exists():
         method = read_json(kept)
-        if method.pop("stamp") == stamp:
+        has_shown = any(metric.endswith("_shown") for metric in method["values"])
+        if method.pop("stamp") == stamp and has_shown >= shown:
             method["values"] = {metric: np.array(values) for metric, values in method["values"].items()
                                 if shown or not metric.endswith("_shown")}
             return method

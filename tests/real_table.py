@@ -139,7 +139,8 @@ def asked_once(ranker):
 
 
 def rank_all(cfg: RealConfig) -> tuple:
-    """({row: evaluate.score_method of each seed}, {row: LLM calls per list}, {row: steps}, what was ranked)."""
+    """({row: evaluate.score_method of each seed}, {row: LLM calls per list}, {row: steps of each seed}, what was
+    ranked)."""
     by_row, calls, steps = {}, {}, {}
     worlds = {}  # the prompts of `ALRO, title alone` say less; the lists are the same
     for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
@@ -167,7 +168,7 @@ def rank_all(cfg: RealConfig) -> tuple:
             method = scored(ranker, data, ORDERS, kept, weights, shown=False)
             by_row.setdefault(name + way, []).append(method)
             print(f"{name}{way}: {method['values'][f'ndcg@{data.list_size}'].mean():.4f}", flush=True)
-        steps[name] = train_cfg.steps
+        steps.setdefault(name, []).append(train_cfg.steps)
     check_input(len(by_row) > 0, f"nothing is trained in {RUNS}: `train` first")
     return by_row, calls, steps, next(iter(worlds.values()))
 
@@ -194,6 +195,7 @@ def score_all(cfg: RealConfig) -> None:
     result = table(data, by_row, calls, pairs, **about)
     pooled = {row: evaluate.over_seeds(seeds) for row, seeds in by_row.items()}
     result["groups"] = evaluate.by_group(pooled, data)
+    del result["timing"]  # ranked beside other work, and point-wise in one order of two
     write_json(ROOT / "results" / "real.json", result)
     print("results/real.json")
 

@@ -41,7 +41,11 @@ def test_the_real_table_is_trained_and_scored_by_two_commands_and_goes_on(config
     # An arm's model began as the start, not as the pretrained one: it is none to rank zero-shot with.
     real_table.main(["rank", *config, "--rows", "ALRO"])
     assert not (tmp_path / "runs/real/zero-shot-4.json").exists()
+    once = real_table.asked_once
+    wrapped = []
+    monkeypatch.setattr(real_table, "asked_once", lambda ranker: wrapped.append(ranker) or once(ranker))
     real_table.main(["score", *config])
+    assert len(wrapped) == 1 and "point_wise" in wrapped[0].__qualname__
     assert (tmp_path / "runs/real/zero-shot-4.json").exists()
     result = json.loads((tmp_path / "results" / "real.json").read_text())
     rows = {"chance", "zero-shot", "start", "start, title alone",
@@ -50,6 +54,8 @@ def test_the_real_table_is_trained_and_scored_by_two_commands_and_goes_on(config
     assert result["methods"].keys() == rows and result["ranked_lists"] == 4 and result["orders"] == 2
     assert result["methods"]["ALRO"]["seeds"] == 2 and result["methods"]["ALRO, point-wise"]["llm_calls_per_list"] == 3
     assert "all lists" in result["groups"]
+    for row in ("ALRO", "SFT", "zero-shot"):
+        assert not any(metric.endswith("_shown") for metric in result["methods"][row])
     # Arms are paired seed by seed, as many as both have; a row without seeds of its own stands beside each.
     paired = {pair: len(gap["agreement"]["by_seed"]) for pair, gap in result["differences"].items()}
     expected = {"ALRO - SFT": 2, "ALRO - item mean": 2, "ALRO - start": 2, "ALRO - SFT+PSL": 1,
@@ -86,6 +92,7 @@ def test_what_is_trained_later_is_the_steps_up_to_the_one_that_was_best_step_for
             scheduler.step()
         rates.append(found)
     assert rates[0] == rates[1] and rates[0][39] == real_table.CPU["lr"]
+    assert real_table.CPU_LATER.keys() == {"steps", "warmup", "decay"} and real_table.CPU["valid_every"] == 40
     jobs = real_table.jobs(real_table.RealConfig(data_path="there"))
     assert {(name, seed, cfg.steps) for name, seed, _, _, cfg in jobs if name in ("ALRO", "ALRO, title alone")} == {
         ("ALRO", 1, 80), ("ALRO", 2, 40), ("ALRO, title alone", 1, 40)}

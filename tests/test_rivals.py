@@ -191,10 +191,23 @@ def test_a_loss_with_another_value_given_to_it_is_another_loss(small_world, tmp_
     train.train(*resumed, losses=functools.partial(weighted, weight=2.0))
 
 
+def test_a_partials_name_is_the_same_in_another_process_or_refused():
+    named = train.name_of(functools.partial(weighted, "a", weight=2.0, cfg=losses, batch=None))
+    assert named == f"{__name__}.weighted('a', batch=None, cfg={__name__}.losses, weight=2.0)"
+    with refused("got Tensor"):
+        train.name_of(functools.partial(weighted, weight=torch.ones(2)))
+
+
+def test_the_fields_of_the_log_are_those_that_a_loss_may_not_have(demo_straight):
+    of_losses = {"sft", "sll", "psl", "kl", "history", "total", "blind_sll", "perfect_sll"}
+    unseen = {"tokens", "tokens_per_second"}  # not in log.jsonl; left out by log_of
+    assert set().union(*log_of(demo_straight)) - of_losses == train.LOG_FIELDS - unseen
+
+
 @pytest.mark.parametrize("change, message", [
-    (lambda terms: terms["total"].mean(), r"shape \(8,\), got total of shape \(\)"),
-    (lambda terms: terms["total"].repeat(2), r"shape \(8,\), got total of shape \(16,\)"),
-    (lambda terms: 1.0, r"shape \(8,\), got total of shape \(\)")])
+    (lambda terms: terms["total"].mean(), r"shape \(8,\), got as total"),
+    (lambda terms: terms["total"].repeat(2), r"shape \(8,\), got as total"),
+    (lambda terms: 1.0, r"shape \(8,\), got as total 1.0")])
 def test_a_loss_that_is_not_one_number_per_list_is_refused(small_world, tmp_path, change, message):
     """A mean would be averaged again, over --grad_accum's parts, and the gradient would be another."""
     def own(model, batch, cfg):
@@ -205,8 +218,11 @@ def test_a_loss_that_is_not_one_number_per_list_is_refused(small_world, tmp_path
 
 
 @pytest.mark.parametrize("own, message", [
-    (lambda terms: {"sft": terms["sft"]}, 'must return a "total"'),
-    (lambda terms: {**terms, "lr": terms["sft"]}, "must not return .'lr'.: another name")])
+    (lambda terms: {"sft": terms["sft"]}, 'must return a dict with a "total"'),
+    (lambda terms: terms["total"], 'must return a dict with a "total"'),
+    (lambda terms: {**terms, "sft": terms["sft"].mean()}, "got as sft"),
+    *[(lambda terms, name=name: {**terms, name: terms["sft"]}, f"must not return .'{name}'.: another name")
+      for name in sorted(train.LOG_FIELDS)]])
 def test_a_loss_without_a_total_or_with_a_name_of_the_log_is_refused(small_world, tmp_path, own, message):
     with refused(message):
         train.train(*demo_run(tmp_path / "run", steps=2), losses=lambda *given: own(train.losses(*given)))

@@ -292,6 +292,13 @@ def test_log_holds_the_references(demo_straight):
     assert row["blind_sll"] > 0 and {"sft", "sll", "psl", "kl", "history", "grad_norm", "lr"} <= row.keys()
 
 
+def test_a_line_of_several_steps_has_the_last_ones_rate():
+    log = runs.TrainingLog(None, 0, 6)
+    for step, rate in ((1, 0.1), (2, 0.2)):
+        log.add(step, {"total": torch.tensor(1.0), "tokens": torch.tensor(5.0)}, ["a"], rate)
+    assert log.flush()["lr"] == 0.2
+
+
 def test_the_rate_in_the_log_is_that_of_its_step(demo_straight):
     """12 steps of the default schedule: one up, seven level, four down. (Once it was the next step's.)"""
     assert [row["lr"] / train.TrainConfig().lr for row in log_of(demo_straight) if "lr" in row] == pytest.approx(

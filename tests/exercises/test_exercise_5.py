@@ -63,7 +63,7 @@ RIGHT = {"suspect_2": hunt_a.suspect_2, "alro.lambda_loss": as_in_alro,
          "a steeper one": steeper}
 WRONG = {name: getattr(hunt_a, name) for name in ("suspect_1", "suspect_3", "suspect_4")}
 WRONG["a fifth, unseen loss"] = worse_first
-WRONG["one in which a list's loss hangs on the batch"] = divided_by_the_batch
+WRONG["a sixth, unseen loss"] = divided_by_the_batch
 for n in range(5):
     WRONG[f"one that is wrong for certain items ({n})"] = functools.partial(deaf_to, n)
     WRONG[f"another that is wrong for certain items ({n})"] = functools.partial(turned_for, n)
@@ -90,7 +90,7 @@ HINTS = {"a fifth": "what must happen when the best item moves up? Strictly less
          "one that is wrong for certain items": "some item's position plays no part in it: demand of every item, "
                                                 "whatever its number, that its place matters",
          "another that is wrong": "demand it of every item, whatever its number, and of every place it may stand at",
-         "one in which a list's loss": "the other lists of the batch change: what must happen to this one's loss?",
+         "a sixth": "the other lists of the batch change: what must happen to this one's loss?",
          "one that is wrong for some lists": "demand it of every list of a batch, not of the first alone"}
 
 
