@@ -149,7 +149,9 @@ def rank_all(cfg: RealConfig) -> tuple:
         if data_cfg not in worlds:
             worlds[data_cfg] = evaluate.load_evaluation(data_cfg, "test", cfg.limit)
         data = worlds[data_cfg]
-        if "zero-shot" not in by_row and train_cfg.model == cfg.model:  # not an arm that goes on from a start
+        # Not with an arm that goes on from a start, and not on the prompts that say less.
+        pretrained = train_cfg.model == cfg.model and data_cfg.fields == FIELDS["fields"]
+        if "zero-shot" not in by_row and pretrained:
             untrained = baselines.untrained_ranker(str(folder), data.ratings, data.list_size)
             kept = RUNS / f"zero-shot-{cfg.limit}.json"
             weights = f"{cfg.model}, prompts {evaluate.data_hashes(data)['prompt']}"

@@ -39,7 +39,8 @@ def test_the_real_table_is_trained_and_scored_by_two_commands_and_goes_on(config
     real_table.main(["list", *config])
     assert capsys.readouterr().out.count("done ") == 9
     # An arm's model began as the start, not as the pretrained one: it is none to rank zero-shot with.
-    real_table.main(["rank", *config, "--rows", "ALRO"])
+    # Nor is it asked with the prompts that say less. (Once that wrote over what was kept.)
+    real_table.main(["rank", *config, "--rows", "ALRO;start, title alone"])
     assert not (tmp_path / "runs/real/zero-shot-4.json").exists()
     once = real_table.asked_once
     wrapped = []
