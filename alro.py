@@ -149,8 +149,8 @@ def rank_of(order: Tensor) -> Tensor:
 def gold_rank(ratings: Tensor) -> Tensor:
     """tau: target ranks (B, m) float in 1..m, ratings descending; ties share their mean rank.
 
-    Differs from the paper: OURS, in the summaries tau is a permutation. With mean ranks the pair weights do not
-        depend on how ties fell (the answer that SFT and y follow does).
+    Differs from the paper: OURS, in the summaries tau is a permutation. With mean ranks the pair
+        weights do not depend on how ties fell (the answer that SFT and y follow does).
     """
     mine, theirs = ratings.unsqueeze(-1), ratings.unsqueeze(-2)  # (B, m, 1), (B, 1, m)
     better = (theirs > mine).sum(-1)  # (B, m) how many are rated above item i

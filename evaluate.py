@@ -212,12 +212,12 @@ def score_ranker(score):
 
 
 def reference_rankers(data: EvaluationData) -> dict:
-    """The rows every table has: item mean and, where the world is synthetic, retriever and oracle."""
+    """The rows every table has: item mean; in the synthetic world retriever and oracle, too."""
     mean = item_mean(data.ratings, data.fit)  # (items,)
     expected = data.ratings.expected  # (users, items)
     rankers = {"item mean": score_ranker(lambda ranking_list: mean[ranking_list.items])}
     if expected is not None:
-        # The shown order itself. It is made from the very ratings that are scored, plus noise, so it
+        # The shown order itself. It is made from the ratings that are scored, plus noise, so it
         # knows what no prompt can tell.
         rankers["retriever"] = lambda lists, _slots: torch.tensor([row.shown for row in lists])
         # It knows the user's taste, which is the ratings without their noise: from a prompt nobody

@@ -398,6 +398,11 @@ def load_checkpoint(folder: Path, origin: Origin, default_cfg, model, optimizer,
         return Progress(int(saved["step"]), float(saved["best"]), int(saved["since_best"]))
 
 
+# What log.jsonl has beside a loss function's values.
+LOG_FIELDS = {"step", "lr", "tokens", "tokens_per_second", "grad_norm", "valid_ndcg", "log_m",
+              "log_m_factorial_over_m"}
+
+
 class TrainingLog:
     """log.jsonl, and the check for finite numbers.
 

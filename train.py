@@ -36,8 +36,8 @@ from model import (
     autocast, build_model, choose_bf16, describe_device, encode, hardware, join_processes,
     pick_device, processes, sum_over_processes, use_one_thread)
 from runs import (
-    Clock, FolderInUse, Origin, StopRequest, TrainingLog, check_input, check_minimum, command,
-    config_from_dict, error_at, ignore_interrupt, load_checkpoint, open_folder, option,
+    LOG_FIELDS, Clock, FolderInUse, Origin, StopRequest, TrainingLog, check_input, check_minimum,
+    command, config_from_dict, error_at, ignore_interrupt, load_checkpoint, open_folder, option,
     parse_flags, read_run_config, run_script, save_checkpoint, save_model, trainable,
     until_stopped, write_config)
 
@@ -312,11 +312,6 @@ def references(order: torch.Tensor, ratings: torch.Tensor, cfg: TrainConfig) -> 
 # ---- One step ------------------------------------------------------------------------------------
 # The whole of training but for its bookkeeping: the loop in `train` calls this again and again.
 
-# What log.jsonl has beside a loss function's values.
-LOG_FIELDS = {"step", "lr", "tokens", "tokens_per_second", "grad_norm", "valid_ndcg", "log_m",
-              "log_m_factorial_over_m"}
-
-
 def check_losses(values: dict[str, torch.Tensor], n_lists: int) -> None:
     """What a loss function returns must be one number per list: `one_step` takes the mean.
 
@@ -482,7 +477,7 @@ def name_of_value(value) -> str:
     if callable(value):
         return name_of(value)
     check_input(value is None or isinstance(value, bool | int | float | str),
-                f"a loss function in a functools.partial may be given numbers, words and functions, "
+                "a loss function in a functools.partial may be given numbers, words and functions, "
                 f"for a run's record: got {type(value).__name__}")
     return repr(value)
 
