@@ -141,7 +141,8 @@ PRESETS = {
     "demo": {},
     "small-gpu": dict(
         model="HuggingFaceTB/SmolLM2-135M-Instruct", dataset="ml-100k", noun="movie",
-        list_size=10, history_size=20, steps=0, batch_size=32, lr=3e-4, alpha=1.0, beta=1.0,
+        fields="title,category,average", list_size=10, history_size=20,
+        steps=0, batch_size=32, lr=3e-4, alpha=1.0, beta=1.0,
         display_order="shuffled", through_target=True,
         grad_accum=4, test_at_end=False),
     # GUESS: all but the dataset, which is one of those that the paper uses (summary L).
@@ -657,6 +658,9 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
         raise SystemExit(f"interrupted; go on with: {command('train.py', '--resume', folder)}")
     if n_processes > 1:
         processes.destroy_process_group()
+
+    if device.type == "cuda":
+        say(f"GPU memory at its peak: {torch.cuda.max_memory_allocated() / 2 ** 30:.1f} GiB")
 
     # ---- end: the test lists, with the model that was best on validation
     outcome = {"folder": str(folder), "best_valid_ndcg": progress.best, "shortened": shortened}

@@ -10,10 +10,12 @@ without the input embedding (the output layer works on targets only and is left 
 """
 import dataclasses
 import functools
+import importlib.util
 import json
 import math
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,21 +26,24 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 from alro import (  # noqa: E402
-    backbone, gold_rank, permutation_loss, prompts_at_the_right_edge, rank_candidates, soft_lambda_loss)
+    IDENTIFIERS, backbone, gold_rank, permutation_loss, prompts_at_the_right_edge, rank_candidates, soft_lambda_loss)
 from baselines import bootstrapped, point_wise  # noqa: E402
-from data import DataConfig, RankingList, generator, informative, load, make_encoder, random_slots, split  # noqa: E402
+from data import (  # noqa: E402
+    DataConfig, RankingList, generator, informative, list_prompt, load, make_encoder, random_slots, split)
 from evaluate import ModelRanker  # noqa: E402
 from model import (  # noqa: E402
     autocast, build_model, choose_bf16, hardware, pick_device, tiny_model, use_one_thread)
 from runs import check_input, option, parse_flags, run_script, trainable, write_json  # noqa: E402
-from train import PRESETS, TrainConfig, TrainingSteps, losses  # noqa: E402
+from train import (  # noqa: E402
+    PRESETS, TrainConfig, TrainingSteps, as_tensors, losses, make_loader, make_optimizer, one_step)
 
 DEVICE = pick_device()
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchConfig:
-    only: str | None = option(None, "training, memory, loss, ranking, growth or seven_billion (default: all but that)")
+    only: str | None = option(None, "training, memory, loss, loop, ranking, growth or seven_billion (default: all but "
+                                    "that)")
     json: str | None = option(None, "write the tables here, too")
     repeat: int = option(5, "repetitions of each measurement, after one that does not count")
 
@@ -204,6 +209,91 @@ def loss(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
                                                      "step ms": round(1000 * step, 1), "share": round(took / step, 4)}])
 
 
+# ---- The loop itself, and a library's -------------------------------------------------------------------------------
+
+def row_of_speed(what: str, tokens: int, took: float, model) -> dict:
+    count = sum(weight.numel() for weight in model.parameters()) - model.get_input_embeddings().weight.numel()
+    row = {"what": what, "tokens/s": round(tokens / took), "MFU": round(6 * count * tokens / took / peak_flops(), 3)}
+    if DEVICE.type == "cuda":
+        row["peak GiB"] = round(torch.cuda.max_memory_allocated() / 2 ** 30, 1)
+    return row
+
+
+def ours(what: str, data_cfg, cfg, ratings, lists, warm: int, count: int) -> dict:
+    """Tokens per second of train.py's loop, as it is, over `count` steps after `warm` that do not count."""
+    cfg = dataclasses.replace(cfg, steps=warm + count)
+    model, _, steps = prepared(data_cfg, cfg, ratings, lists)
+    optimizer, scheduler = make_optimizer(model, cfg, steps.total)
+    if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    tokens = torch.zeros((), device=DEVICE)
+    for number, data in enumerate(make_loader(steps, 0, DEVICE)):
+        if number == warm:
+            wait()
+            start = time.perf_counter()
+        means = one_step(model, as_tensors(data), optimizer, scheduler, cfg)
+        if number >= warm:
+            tokens += means["tokens"] * len(data.list_ids)
+    wait()
+    return row_of_speed(what, tokens.item(), time.perf_counter() - start, model)
+
+
+def trl_trainer(what: str, data_cfg, cfg, ratings, lists, warm: int, count: int, **changes) -> dict:
+    """The same of TRL's SFTTrainer: next-token loss on the answer alone, the same prompts, no padding counted."""
+    import datasets
+    import trl
+    model, encoder, steps = prepared(data_cfg, cfg, ratings, lists)
+    number_of_lists = (warm + count) * cfg.batch_size
+    rows, tokens = [], 0
+    for one in lists[:number_of_lists]:
+        batch, _ = steps.batch([one], 0)
+        tokens += tokens_of(batch)
+        answer = "".join(IDENTIFIERS[slot] for slot in batch.slots[0].argsort()[batch.order[0]].tolist())
+        rows.append({"prompt": list_prompt(encoder.words, one, batch.slots[0].tolist()), "completion": answer})
+    clock = {}
+
+    class Clock(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step in (warm, warm + count):
+                wait()
+                clock[state.global_step] = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        config = trl.SFTConfig(
+            output_dir=folder, per_device_train_batch_size=cfg.batch_size, max_steps=warm + count, learning_rate=cfg.lr,
+            bf16=cfg.bf16, save_strategy="no", report_to=[], logging_strategy="no", max_length=None, disable_tqdm=True,
+            dataloader_num_workers=4, use_cpu=DEVICE.type == "cpu", **changes)
+        trainer = trl.SFTTrainer(model, config, train_dataset=datasets.Dataset.from_list(rows), callbacks=[Clock()],
+                                 processing_class=encoder.tokenizer)
+        if DEVICE.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        trainer.train()
+    took = clock[warm + count] - clock[warm]
+    return row_of_speed(what, tokens * count // (warm + count), took, model)
+
+
+def loop(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
+    """Tokens per second and memory of train.py's loop, SFT and ALRO; of TRL's SFTTrainer, if trl is installed."""
+    sizes = (data_cfg, ratings, lists, 3, 2 * bench.repeat)
+
+    def measure(run, what, more=None, **fields):
+        data, ratings, lists, warm, count = sizes
+        rows.append(run(what, data, dataclasses.replace(cfg, **fields), ratings, lists, warm, count, **(more or {})))
+        print(rows[-1], flush=True)
+    rows = []
+    whole = {"grad_accum": 1, "compile": False}
+    sft = {"alpha": 0.0, "beta": 0.0, "history_weight": 0.0}
+    measure(ours, "SFT, no history loss, one part", **whole, **sft)
+    if importlib.util.find_spec("trl"):
+        measure(trl_trainer, "TRL's SFTTrainer", **whole, **sft, more={"gradient_checkpointing": False})
+        measure(trl_trainer, "TRL's SFTTrainer, its defaults", **whole, **sft)
+    measure(ours, "SFT, one part", **whole, alpha=0.0, beta=0.0)
+    measure(ours, "ALRO, one part", **whole)
+    measure(ours, f"ALRO, --grad_accum {cfg.grad_accum}", compile=False)
+    if cfg.compile:
+        measure(ours, "ALRO, one part, --compile True", grad_accum=1)
+    return show(f"The loop, {cfg.batch_size} lists of {data_cfg.list_size} a step, {hardware()}", rows)
+
+
 # ---- Ranking --------------------------------------------------------------------------------------------------------
 
 class OnlyIdentifiers(transformers.LogitsProcessor):
@@ -337,7 +427,7 @@ def seven_billion(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
 
 def main(arguments: list[str] | None = None) -> dict:
     bench, data_cfg, cfg = parse_flags(arguments, BenchConfig, DataConfig, TrainConfig, presets=PRESETS)
-    parts = {part.__name__: part for part in (training, memory, loss, ranking, growth, seven_billion)}
+    parts = {part.__name__: part for part in (training, memory, loss, loop, ranking, growth, seven_billion)}
     check_input(bench.only is None or bench.only in parts,
                 f"--only must be one of {', '.join(parts)}, got {bench.only!r}")
     ratings = load(data_cfg)

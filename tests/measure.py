@@ -133,22 +133,29 @@ def done_seeds(row: str) -> list[int]:
     return [seed for name, seed, folder, _, cfg, _ in jobs() if name == row and finished(folder, cfg)]
 
 
-def scored(ranker, data, orders: int, kept: Path, weights: str, shown: bool = True) -> dict:
+def scored(ranker, data, orders: int, kept: Path, weights: str | None, shown: bool = True) -> dict | None:
     """evaluate.score_method, from the file `kept` if it was written for the same weights (any text that names them),
-    lists and orders: ranking takes hours. The rankings themselves are not kept."""
-    stamp = f"{weights} {evaluate.sha256(data.lists)}, {orders} orders"
+    lists and orders: ranking takes hours. The rankings themselves are not kept.
+
+    weights None: they are not on this machine. What is kept of these lists and orders is taken; None if nothing is.
+    """
+    what = f"{evaluate.sha256(data.lists)}, {orders} orders"
     if kept.exists():
         method = read_json(kept)
         has_shown = any(metric.endswith("_shown") for metric in method["values"])
-        if method.pop("stamp") == stamp and has_shown >= shown:
+        stamp = method.pop("stamp")
+        same = stamp == f"{weights} {what}" if weights else stamp.endswith(f" {what}")
+        if same and has_shown >= shown:
             method["values"] = {metric: np.array(values) for metric, values in method["values"].items()
                                 if shown or not metric.endswith("_shown")}
             return method
+    if not weights:
+        return None
     method = evaluate.score_method(ranker, data.lists, orders, shown)
     kept.parent.mkdir(exist_ok=True)
     values = {metric: found.tolist() for metric, found in method["values"].items()}
     rest = {name: method[name] for name in ("mean_rank_by_slot", "ms_per_list")}
-    write_json(kept, {**rest, "values": values, "stamp": stamp})
+    write_json(kept, {**rest, "values": values, "stamp": f"{weights} {what}"})
     return {**method, "slots": [], "predicted": []}
 
 

@@ -1,19 +1,21 @@
-"""The real table: a pretrained model on MovieLens-100K, every arm, beside every rival. By hand, hours on a CPU.
+"""The real table: a pretrained model on MovieLens-100K, every arm, beside every rival. By hand: minutes on a large GPU
+(--size gpu, results/real.json), hours on a CPU (--size cpu, results/real-cpu.json).
 
-    python tests/real_table.py train --data_path DATA --model MODEL     one arm after the other; stopped, it goes on
-    python tests/real_table.py rank --data_path DATA --model MODEL      rank the test lists with those that are trained
-    python tests/real_table.py score --data_path DATA --model MODEL     the same, then fit the rivals and write
-                                                                        results/real.json
+    python tests/real_table.py each --data_path DATA --model MODEL      train and rank with every row and seed, --jobs
+                                                                        at a time; stopped, it goes on
+    python tests/real_table.py score --data_path DATA --model MODEL     fit the rivals and write the file in results/
     python tests/real_table.py list --data_path DATA --model MODEL      what there is to train, and what is done
 
---size gpu: all lists, history 20, three seeds (never run; --size cpu is what results/real.json holds). A run lies in
-runs/real/<row>/<seed>. How well a row ranks is kept there, too, so that ranking goes on after an interruption. Two
-processes may train or rank side by side, each with --rows of its own. Where memory is short (24 GiB are, for two arms
-of SmolLM2 at a time), give each row a process of its own: one that has trained a row keeps memory that it no longer
-uses, and the next row's loader is forked from it.
+`train` and `rank` do one half of `each`, in one process. A run lies in runs/real-SIZE/<row>/<seed>; how well it ranks
+is kept beside it, so that ranking goes on after an interruption, and `score` needs no weights. Two processes may
+train or rank side by side, each with --rows of its own. `each` gives every row a process of its own: one that has
+trained a row keeps memory that it no longer uses, and the next row's loader is forked from it.
 """
 import dataclasses
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -23,10 +25,9 @@ import evaluate  # noqa: E402
 import train  # noqa: E402
 from data import DataConfig  # noqa: E402
 from measure import Row, file_name, finished, scored, table  # noqa: E402
-from runs import check_input, option, parse_flags, run_script, write_json  # noqa: E402
+from runs import check_input, option, parse_flags, read_log, read_run_config, run_script, write_json  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-RUNS = Path("runs/real")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +38,10 @@ class RealConfig:
     data_path: str | None = option(None, "the folder with the ratings")
     model: str = option("HuggingFaceTB/SmolLM2-135M-Instruct", "Hugging Face id or folder")
     size: str = option("cpu", "cpu or gpu: how much to train and to rank")
-    limit: int = option(300, "test lists to rank; 0 = all")
+    limit: int | None = option(None, "test lists to rank; 0 = all (default: as --size says)")
     rows: str = option("", "train or rank these alone, separated by ;, as `list` names them (default: all)")
+    seed: int | None = option(None, "train or rank this seed alone (default: all)")
+    jobs: int = option(1, "each: processes side by side")
 
 
 FIELDS = {"fields": "title,category,average"}
@@ -51,22 +54,27 @@ CPU = {"steps": 80, "batch_size": 8, "grad_accum": 2, "lr": 1e-4, "valid_limit":
 # Each arm's first seed was validated at steps 40 and 80, and was better at 40 in every one of the four, where the rate
 # is still level. What was trained later (a second seed, title alone) is these 40 steps alone, step for step the same.
 CPU_LATER = {"steps": 40, "warmup": 0.2, "decay": 0.0}
+# The preset small-gpu as it stands: an arm begins with the pretrained model, for an epoch of 14,117 lists, 32 a step.
+# Without PSL a list has one prompt, not two: as many prompts go through the model at once with half the parts.
+GPU = {"steps": 442, "valid_every": 148}
 SIZES = {
-    "cpu": {"start": CPU_START, "train": CPU, "later": CPU_LATER, "data": {"history_size": 10, "stride": 15},
-            "seeds": 1, "more_seeds": 2},
-    # Never run. No start: an arm begins with the pretrained model, for an epoch of 32 lists a step.
-    "gpu": {"start": None, "train": {"steps": 446}, "later": {}, "data": {"history_size": 20},
-            "seeds": 3, "more_seeds": 3}}
+    "cpu": {"start": CPU_START, "train": CPU, "without_psl": {}, "later": CPU_LATER,
+            "data": {"history_size": 10, "stride": 15}, "seeds": 1, "more_seeds": 2, "limit": 300, "file": "real-cpu"},
+    "gpu": {"start": None, "train": GPU, "without_psl": {"grad_accum": 2}, "later": {},
+            "data": {}, "seeds": 1, "more_seeds": 3, "limit": 0, "file": "real"}}
 SFT = {"alpha": 0.0, "beta": 0.0}
 ARMS = {"SFT": SFT, "ALRO": {}, "SFT+SLL": {"beta": 0.0}, "SFT+PSL": {"alpha": 0.0}}
+# One setting changed, looked at on validation lists alone (the log has them): {row: (training, data)}.
+SWEEP = {"ALRO, beta .3": ({"beta": 0.3}, {}), "ALRO, target detached": ({"through_target": False}, {}),
+         "ALRO, title and category": ({}, {"fields": "title,category"})}
 
 
 def plan(cfg: RealConfig) -> dict[str, Row]:
     """{row: what to train}, a start before what goes on from it. Beta is 1 and reaches PSL's target, since a beta of .1
-    did nothing in the demo; not swept."""
-    check_input(cfg.size in SIZES, f"--size must be one of {', '.join(SIZES)}, got {cfg.size!r}")
+    did nothing in the demo."""
     size = SIZES[cfg.size]
     files = {"dataset": cfg.dataset, "data_path": cfg.data_path, **size["data"]}
+    title_alone = {**files, "fields": "title"}
     given = {"model": cfg.model, "beta": 1.0, "through_target": True, **size["train"]}
     rows = {}
 
@@ -75,20 +83,28 @@ def plan(cfg: RealConfig) -> dict[str, Row]:
         if not size["start"]:
             return given
         rows[name] = Row([0], {"model": cfg.model, **size["start"]}, data)
-        return {**given, "model": str(folder_of(name, 0) / "model")}
+        return {**given, "model": str(folder_of(cfg, name, 0) / "model")}
 
     with_fields = {**files, **FIELDS}
     started = start("start", with_fields)
     for arm, weights in ARMS.items():
         seeds = range(1, 1 + size["more_seeds" if arm in ("SFT", "ALRO") else "seeds"])
-        rows[arm] = Row(seeds, {**started, **weights}, with_fields)
-    started = start("start, title alone", files)
-    rows["ALRO, title alone"] = Row(range(1, 1 + size["seeds"]), {**started, **size["later"]}, files)
+        parts = size["without_psl"] if weights.get("beta") == 0 else {}
+        rows[arm] = Row(seeds, {**started, **weights, **parts}, with_fields)
+    for name, (weights, data) in SWEEP.items():
+        if not (data and size["start"]):  # other prompts would need a start of their own
+            rows[name] = Row([1], {**started, **weights, **size["later"]}, {**with_fields, **data})
+    started = start("start, title alone", title_alone)
+    rows["ALRO, title alone"] = Row(range(1, 1 + size["seeds"]), {**started, **size["later"]}, title_alone)
     return rows
 
 
-def folder_of(row: str, seed: int) -> Path:
-    return RUNS / file_name(row) / str(seed)
+def runs_of(cfg: RealConfig) -> Path:
+    return Path("runs", f"real-{cfg.size}")
+
+
+def folder_of(cfg: RealConfig, row: str, seed: int) -> Path:
+    return runs_of(cfg) / file_name(row) / str(seed)
 
 
 def configurations(row: Row, seed: int, later: dict) -> tuple[DataConfig, train.TrainConfig]:
@@ -99,15 +115,15 @@ def configurations(row: Row, seed: int, later: dict) -> tuple[DataConfig, train.
 
 
 def jobs(cfg: RealConfig) -> list[tuple]:
-    """(row, seed, folder, configurations) of --rows: the starts, then the first seed of every row."""
+    """(row, seed, folder, configurations) of --rows: the starts, then the first seed of every row; the sweep last."""
     rows = plan(cfg)
     chosen = cfg.rows.split(";") if cfg.rows else list(rows)
     unknown = set(chosen) - set(rows)
     check_input(not unknown, f"--rows: no row {', '.join(sorted(unknown))}; there are {'; '.join(rows)}")
     later = SIZES[cfg.size]["later"]
-    found = [(name, seed, folder_of(name, seed), *configurations(row, seed, later))
-             for name, row in rows.items() if name in chosen for seed in row.seeds]
-    return sorted(found, key=lambda job: job[1])
+    found = [(name, seed, folder_of(cfg, name, seed), *configurations(row, seed, later))
+             for name, row in rows.items() if name in chosen for seed in row.seeds if cfg.seed in (None, seed)]
+    return sorted(found, key=lambda job: (job[0] in SWEEP, job[1]))
 
 
 def train_all(cfg: RealConfig) -> None:
@@ -123,8 +139,13 @@ def train_all(cfg: RealConfig) -> None:
 
 # No retriever showed these lists: their *shown* order is one more random one, and is left out.
 ORDERS = 2
-# Of baselines.ways_to_rank: those that a row's first seed is asked in, besides list by list.
+# Ways to ask a row's first seed, of baselines.ways_to_rank, besides list by list.
 WAYS = {"SFT": [", 3 orders"], "ALRO": [", first step", ", point-wise"]}
+
+
+def calls_of(way: str, list_size: int) -> int:
+    """Prompts that the language model reads for one list."""
+    return {", 3 orders": 3, ", point-wise": list_size}.get(way, 1)
 
 
 def asked_once(ranker):
@@ -138,46 +159,78 @@ def asked_once(ranker):
     return rank
 
 
+def limit_of(cfg: RealConfig) -> int:
+    return SIZES[cfg.size]["limit"] if cfg.limit is None else cfg.limit
+
+
+def kept_at(cfg: RealConfig, folder: Path, row: str) -> Path:
+    return folder / f"{file_name(row)}-{limit_of(cfg) or 'all'}.json"
+
+
+def rank_zero_shot(cfg: RealConfig, folder: Path, data) -> dict:
+    """With the model that the run in this folder began with."""
+    def untrained(lists, slots):  # built only where nothing is kept
+        return baselines.untrained_ranker(str(folder), data.ratings, data.list_size)(lists, slots)
+    weights = f"{Path(cfg.model).name}, prompts {evaluate.data_hashes(data)['prompt']}"
+    return scored(untrained, data, ORDERS, kept_at(cfg, runs_of(cfg), "zero-shot"), weights, shown=False)
+
+
+def rank_ways(cfg: RealConfig, folder: Path, row: str, ways: list[str], data) -> dict:
+    """{way: evaluate.score_method}, of this run; from what is kept where its weights are not here."""
+    if not (folder / "model").exists():
+        kept = {way: scored(None, data, ORDERS, kept_at(cfg, folder, row + way), None, shown=False) for way in ways}
+        return {way: method for way, method in kept.items() if method}
+    weights = evaluate.sha256_of_model(str(folder))
+    rankers = baselines.ways_to_rank(str(folder), data.ratings, data.list_size)
+    found = {}
+    for way in ways:
+        if way not in rankers:  # point-wise cannot rank every scale of ratings
+            continue
+        ranker, _ = rankers[way]
+        if way == ", point-wise":
+            ranker = asked_once(ranker)
+        found[way] = scored(ranker, data, ORDERS, kept_at(cfg, folder, row + way), weights, shown=False)
+        print(f"{row}{way}: {found[way]['values'][f'ndcg@{data.list_size}'].mean():.4f}", flush=True)
+    return found
+
+
 def rank_all(cfg: RealConfig) -> tuple:
     """({row: evaluate.score_method of each seed}, {row: LLM calls per list}, {row: steps of each seed}, what was
-    ranked)."""
-    by_row, calls, steps = {}, {}, {}
+    ranked, the hardware)."""
+    by_row, calls, steps, hardware = {}, {}, {}, set()
     worlds = {}  # the prompts of `ALRO, title alone` say less; the lists are the same
     for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
-        if not (folder / "model").exists() or not finished(folder, train_cfg):
+        if name in SWEEP or not finished(folder, train_cfg):
             continue
         if data_cfg not in worlds:
-            worlds[data_cfg] = evaluate.load_evaluation(data_cfg, "test", cfg.limit)
+            worlds[data_cfg] = evaluate.load_evaluation(data_cfg, "test", limit_of(cfg))
         data = worlds[data_cfg]
-        # Not with an arm that goes on from a start, and not on the prompts that say less.
-        pretrained = train_cfg.model == cfg.model and data_cfg.fields == FIELDS["fields"]
-        if "zero-shot" not in by_row and pretrained:
-            untrained = baselines.untrained_ranker(str(folder), data.ratings, data.list_size)
-            kept = RUNS / f"zero-shot-{cfg.limit}.json"
-            weights = f"{cfg.model}, prompts {evaluate.data_hashes(data)['prompt']}"
-            by_row["zero-shot"] = [scored(untrained, data, ORDERS, kept, weights, shown=False)]
-            calls["zero-shot"] = 1
-        weights = evaluate.sha256_of_model(str(folder))
-        ways = baselines.ways_to_rank(str(folder), data.ratings, data.list_size)
+        # Once, with a row that began with the pretrained model, on the prompts that say all.
+        if name == ("start" if SIZES[cfg.size]["start"] else "SFT") and "zero-shot" not in by_row:
+            by_row["zero-shot"], calls["zero-shot"] = [rank_zero_shot(cfg, folder, data)], 1
         more = WAYS.get(name, []) if seed == 1 else []
-        for way in ["", *more]:
-            if way not in ways:  # point-wise cannot rank every scale of ratings
-                continue
-            ranker, calls[name + way] = ways[way]
-            if way == ", point-wise":
-                ranker = asked_once(ranker)
-            kept = folder / f"{file_name(name + way)}-{cfg.limit}.json"
-            method = scored(ranker, data, ORDERS, kept, weights, shown=False)
+        for way, method in rank_ways(cfg, folder, name, ["", *more], data).items():
             by_row.setdefault(name + way, []).append(method)
-            print(f"{name}{way}: {method['values'][f'ndcg@{data.list_size}'].mean():.4f}", flush=True)
+            calls[name + way] = calls_of(way, data.list_size)
         steps.setdefault(name, []).append(train_cfg.steps)
-    check_input(len(by_row) > 0, f"nothing is trained in {RUNS}: `train` first")
-    return by_row, calls, steps, next(iter(worlds.values()))
+        hardware.add(read_run_config(str(folder))["hardware"])
+    check_input(len(by_row) > 0, f"nothing is trained in {runs_of(cfg)}: `train` first")
+    return by_row, calls, steps, next(iter(worlds.values())), ", ".join(sorted(hardware))
+
+
+def validations(cfg: RealConfig) -> dict:
+    """{row: {seed: {step: NDCG on --valid_limit validation lists}}}, of what is trained."""
+    found = {}
+    for name, seed, folder, _, train_cfg in jobs(cfg):
+        if finished(folder, train_cfg):
+            lines = [line for line in read_log(folder) if "valid_ndcg" in line]
+            found.setdefault(name, {})[str(seed)] = {str(line["step"]): line["valid_ndcg"] for line in lines}
+    return found
 
 
 def score_all(cfg: RealConfig) -> None:
-    check_input(not cfg.rows, "the table is of all rows: score takes no --rows")
-    by_row, calls, steps, data = rank_all(cfg)
+    check_input(not cfg.rows and cfg.seed is None, "the table is of all rows: score takes no --rows and no --seed")
+    by_row, calls, steps, data, hardware = rank_all(cfg)
     base = "ALRO" if "ALRO" in by_row else next(row for row in by_row if row != "zero-shot")
     embedding, chosen = baselines.embedding_rankers(data.ratings, data.splits, "test")
     for name, ranker in (embedding | baselines.told_the_category(data)).items():
@@ -190,16 +243,21 @@ def score_all(cfg: RealConfig) -> None:
         return (one, other, min(both)) if len(both) == 2 else (one, other)
     pairs = [pair(base, other) for other in [*by_row, "item mean"] if other != base]
     # Those that are not there are left out.
-    pairs += [pair(*rows) for rows in (("SFT+SLL", "SFT"), ("SFT+PSL", "SFT"), ("SFT", "start"))]
-    pairs += [pair("SFT, 3 orders", "SFT"), pair("ALRO, title alone", "start, title alone")]
+    wanted = [("SFT+SLL", "SFT"), ("SFT+PSL", "SFT"), ("SFT", "start"), ("SFT", "item mean"), ("SFT, 3 orders", "SFT"),
+              ("ALRO, title alone", "start, title alone")]
+    pairs += [pair(*rows) for rows in wanted if by_row.keys() | {"item mean"} >= set(rows)]
     chosen = {name: str(choice) for name, choice in chosen.items()}
     about = {"dataset": cfg.dataset, "model": Path(cfg.model).name, "orders": ORDERS, "chosen": chosen, "steps": steps}
     result = table(data, by_row, calls, pairs, **about)
+    # Of the language model; the rivals are fitted where the table is written.
+    result["hardware"], result["rivals_hardware"] = hardware, result["hardware"]
     pooled = {row: evaluate.over_seeds(seeds) for row, seeds in by_row.items()}
     result["groups"] = evaluate.by_group(pooled, data)
+    result["validation"] = validations(cfg)
     del result["timing"]  # ranked beside other work, and point-wise in one order of two
-    write_json(ROOT / "results" / "real.json", result)
-    print("results/real.json")
+    file = Path("results", f"{SIZES[cfg.size]['file']}.json")
+    write_json(ROOT / file, result)
+    print(file)
 
 
 def list_all(cfg: RealConfig) -> None:
@@ -207,12 +265,59 @@ def list_all(cfg: RealConfig) -> None:
         print("done" if finished(folder, train_cfg) else "    ", name, seed)
 
 
-VERBS = {"train": train_all, "rank": rank_all, "score": score_all, "list": list_all}
+# ---- Everything, some processes side by side -------------------------------------------------------------------------
+
+def start_process(cfg: RealConfig, name: str, seed: int, folder: Path) -> subprocess.Popen:
+    """One that trains this row and seed, then ranks with it; it prints to FOLDER.txt."""
+    given = dataclasses.asdict(cfg) | {"rows": name, "seed": seed}
+    flags = [text for flag, value in given.items() if value is not None for text in (f"--{flag}", str(value))]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".txt"), "a") as out:
+        return subprocess.Popen([sys.executable, "-u", __file__, "one", *flags], stdout=out, stderr=out)
+
+
+def each(cfg: RealConfig) -> None:
+    """The starts, then all else, --jobs at a time: on a GPU one process alone mostly waits for Python."""
+    check_input(cfg.jobs > 0, f"--jobs must be at least 1, got {cfg.jobs}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` is reached
+    failed = []
+    for is_start in (True, False):
+        waiting = [job[:3] for job in jobs(cfg) if (job[1] == 0) == is_start]
+        running = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < cfg.jobs:
+                    name, seed, folder = waiting.pop(0)
+                    running[name, seed] = start_process(cfg, name, seed, folder)
+                time.sleep(0.2)
+                for job in [job for job, process in running.items() if process.poll() is not None]:
+                    code = running.pop(job).returncode
+                    ended = "failed" if code else "done"
+                    print(f"{time.strftime('%H:%M:%S')} {job[0]}, seed {job[1]}: {ended}", flush=True)
+                    failed += [job] if code else []
+        finally:
+            # Stopped: each finishes its step and keeps a checkpoint.
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
+        check_input(not failed, f"failed, see {runs_of(cfg)}/ROW/SEED.txt: {failed}")
+
+
+def one(cfg: RealConfig) -> None:
+    """What a process of `each` does: one row, one seed."""
+    train_all(cfg)
+    if cfg.rows not in SWEEP:
+        rank_all(cfg)
+
+
+VERBS = {"each": each, "train": train_all, "rank": rank_all, "score": score_all, "list": list_all, "one": one}
 
 
 def main(arguments: list[str] | None = None) -> None:
     cfg, verbs = parse_flags(arguments, RealConfig, positional="verbs")
     check_input(len(verbs) == 1 and verbs[0] in VERBS, f"one of: {', '.join(VERBS)}")
+    check_input(cfg.size in SIZES, f"--size must be one of {', '.join(SIZES)}, got {cfg.size!r}")
     VERBS[verbs[0]](cfg)
 
 
