@@ -42,6 +42,7 @@ class RealConfig:
     rows: str = option("", "train or rank these alone, separated by ;, as `list` names them (default: all)")
     seed: int | None = option(None, "train or rank this seed alone (default: all)")
     jobs: int = option(1, "each: processes side by side")
+    compile: bool = option(False, "as train.py's")
 
 
 FIELDS = {"fields": "title,category,average"}
@@ -75,14 +76,14 @@ def plan(cfg: RealConfig) -> dict[str, Row]:
     size = SIZES[cfg.size]
     files = {"dataset": cfg.dataset, "data_path": cfg.data_path, **size["data"]}
     title_alone = {**files, "fields": "title"}
-    given = {"model": cfg.model, "beta": 1.0, "through_target": True, **size["train"]}
+    given = {"model": cfg.model, "beta": 1.0, "through_target": True, "compile": cfg.compile, **size["train"]}
     rows = {}
 
     def start(name: str, data: dict) -> dict:
         """The row of a start, if there is to be one. Returns: what an arm that goes on from it is given."""
         if not size["start"]:
             return given
-        rows[name] = Row([0], {"model": cfg.model, **size["start"]}, data)
+        rows[name] = Row([0], {"model": cfg.model, "compile": cfg.compile, **size["start"]}, data)
         return {**given, "model": str(folder_of(cfg, name, 0) / "model")}
 
     with_fields = {**files, **FIELDS}
