@@ -61,12 +61,12 @@ def choose_bf16(requested: bool | None, device: torch.device, model_name: str) -
     """(whether to compute in bf16, why). Weights that are trained stay float32."""
     if requested is not None:
         return requested, "as --bf16 says"
+    if model_name == "tiny":
+        return False, "a tiny model gains nothing, and its numbers stay those of another machine"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return True, "a GPU that has bf16"
         return False, "this GPU has no bf16"
-    if model_name == "tiny":
-        return False, "a tiny model, and a student wants to see the same numbers twice"
     if processor_multiplies_bf16():
         return True, "a pretrained model, on a processor that multiplies bf16"
     return False, "a processor that does not multiply bf16"

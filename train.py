@@ -2,7 +2,7 @@
 
     python train.py                                 the demo: a tiny model, a synthetic world
     python train.py --ablation True --seeds 5       what SLL and PSL add, on two kinds of orders
-    python train.py --preset small-gpu --download True   a 135M model on MovieLens-100K (untested)
+    python train.py --preset small-gpu --download True   a 135M model on MovieLens-100K, on a GPU
     python train.py --resume RUN                    go on where an interrupted run stopped
     torchrun --nproc_per_node=N train.py ...        N processes share each step's lists
 
@@ -135,8 +135,8 @@ class RunConfig:
 
 
 # Other defaults for the same flags; a flag on the command line wins over its preset.
-# Neither of the two others was ever run as it stands. Beta 1, through the target, is what the real
-# table was made with, smaller and on a CPU (results/README.md); .1 did nothing in the demo.
+# small-gpu, with --compile True, is ALRO of the real table (results/README.md): minutes on an H100;
+# paper was never run.
 PRESETS = {
     "demo": {},
     "small-gpu": dict(

@@ -2,8 +2,15 @@
 
 What is imported by name lies in oracles.py (the equations), worlds.py (datasets and tokenizers) and
 helpers.py (small runs, and what they leave behind).
+
+The tests run on the CPU, also where there is a GPU: they compare numbers bit for bit, and fork processes, which CUDA
+does not survive. With ALRO_TEST_ON_GPU=1 they use it; results/README.md says which then fail.
 """
 import functools
+import os
+
+if not os.environ.get("ALRO_TEST_ON_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
 
 import hypothesis
 import pytest

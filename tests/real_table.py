@@ -219,14 +219,23 @@ def rank_all(cfg: RealConfig) -> tuple:
     return by_row, calls, steps, next(iter(worlds.values())), ", ".join(sorted(hardware))
 
 
-def validations(cfg: RealConfig) -> dict:
-    """{row: {seed: {step: NDCG on --valid_limit validation lists}}}, of what is trained."""
+def runs_done(cfg: RealConfig) -> dict:
+    """{row: {seed: its configuration and log}}, of what is trained; the log without what is the same in each line."""
     found = {}
     for name, seed, folder, _, train_cfg in jobs(cfg):
         if finished(folder, train_cfg):
-            lines = [line for line in read_log(folder) if "valid_ndcg" in line]
-            found.setdefault(name, {})[str(seed)] = {str(line["step"]): line["valid_ndcg"] for line in lines}
+            config = read_run_config(str(folder))
+            config["data"]["data_path"], config["train"]["model"] = None, Path(config["train"]["model"]).name
+            log = [{field: round(value, 6) for field, value in line.items() if not field.startswith("log_m")}
+                   for line in read_log(folder)]
+            found.setdefault(name, {})[str(seed)] = {"config": config, "log": log}
     return found
+
+
+def validations(runs: dict) -> dict:
+    """{row: {seed: {step: NDCG on --valid_limit validation lists}}} of `runs_done`."""
+    return {row: {seed: {str(line["step"]): line["valid_ndcg"] for line in run["log"] if "valid_ndcg" in line}
+                  for seed, run in seeds.items()} for row, seeds in runs.items()}
 
 
 def score_all(cfg: RealConfig) -> None:
@@ -254,11 +263,14 @@ def score_all(cfg: RealConfig) -> None:
     result["hardware"], result["rivals_hardware"] = hardware, result["hardware"]
     pooled = {row: evaluate.over_seeds(seeds) for row, seeds in by_row.items()}
     result["groups"] = evaluate.by_group(pooled, data)
-    result["validation"] = validations(cfg)
+    runs = runs_done(cfg)
+    result["validation"] = validations(runs)
     del result["timing"]  # ranked beside other work, and point-wise in one order of two
-    file = Path("results", f"{SIZES[cfg.size]['file']}.json")
-    write_json(ROOT / file, result)
-    print(file)
+    name_of_file = SIZES[cfg.size]["file"]
+    logs = {name: result[name] for name in ("dataset", "model", "hardware")} | {"runs": runs}
+    for file, content in ((name_of_file, result), (f"{name_of_file}-runs", logs)):
+        write_json(ROOT / "results" / f"{file}.json", content)
+        print(f"results/{file}.json")
 
 
 def list_all(cfg: RealConfig) -> None:

@@ -163,6 +163,7 @@ def test_y_by_slot_says_where_the_model_looks_and_where_it_should(small_world, d
         assert rated == sorted(ranking_list.ratings, reverse=True)
         gold = torch.tensor([[slots[slot] for slot in gold_slots[order]]])
         batch, _ = ranker.encoder.batch([ranking_list], [slots], gold)
+        batch = batch.to(next(ranker.model.parameters()).device)
         with torch.no_grad():
             by_item = alro.item_log_probs(alro.target_logits(ranker.model, batch)[0], batch)[0]
         by_item = by_item.log_softmax(-1).exp().numpy()

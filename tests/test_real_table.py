@@ -95,6 +95,9 @@ def test_each_row_and_seed_is_trained_and_ranked_and_scored_without_the_weights(
     sweep = json.loads(scored)["validation"]
     assert set(real_table.SWEEP) <= sweep.keys() and [*sweep["SFT"]["1"]] == ["2"]
     assert "ALRO, beta .3" not in json.loads(scored)["methods"]
+    kept_runs = json.loads((tmp_path / "results" / "small-runs.json").read_text())["runs"]
+    assert kept_runs["ALRO"]["2"]["config"]["train"]["seed"] == 2 and str(tmp_path) not in str(kept_runs)
+    assert "sft" in kept_runs["ALRO"]["2"]["log"][0]
     # Elsewhere: without the weights, and with the pretrained model in another folder of that name.
     for model in (tmp_path / "runs").rglob("model"):
         shutil.rmtree(model)

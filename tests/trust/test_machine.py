@@ -157,6 +157,7 @@ def test_a_gpu_without_bf16_computes_in_float32_and_says_so(monkeypatch, has_bf1
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
     bf16, why = model.choose_bf16(None, torch.device("cuda"), "some/model")
     assert bf16 is has_bf16 and ("has bf16" in why if has_bf16 else "no bf16" in why)
+    assert not model.choose_bf16(None, torch.device("cuda"), "tiny")[0]  # as --help says
 
 
 def test_compile_without_a_compiler_is_refused_before_a_folder_is_made(small_world, tmp_path, monkeypatch):

@@ -32,8 +32,10 @@ def test_numbers_that_are_not_finite_stop_the_run(world, tmp_path, monkeypatch, 
     def with_hook(cfg, ratings):
         model, tokenizer = build(cfg, ratings)
         if where == "gradient":
-            model.base_model.layers[0].mlp.up_proj.weight.register_hook(
-                lambda grad: grad.index_fill(0, torch.tensor([3]), value) if len(calls) == 4 else grad)
+            def poison(grad):
+                row = torch.tensor([3], device=grad.device)
+                return grad.index_fill(0, row, value) if len(calls) == 4 else grad
+            model.base_model.layers[0].mlp.up_proj.weight.register_hook(poison)
         return model, tokenizer
     monkeypatch.setattr(train, "build_model", with_hook)
     if where == "rating" and value < 0:

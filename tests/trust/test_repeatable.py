@@ -13,6 +13,7 @@ def test_saving_and_loading_changes_nothing(world, straight, tmp_path):
     """A trained model and its tokenizer: bit for bit the same after a round trip. (A checkpoint: resuming equals never
     having stopped, test_train.py.)"""
     model, tokenizer = load_run(str(straight))
+    model.cpu()
     runs.save_model(model, tokenizer, tmp_path)
     again, words = load_model(str(tmp_path / "model")), load_tokenizer(str(tmp_path / "model"))
     names = ["model.safetensors", "tokenizer.json"]
