@@ -135,8 +135,8 @@ class RunConfig:
 
 
 # Other defaults for the same flags; a flag on the command line wins over its preset.
-# small-gpu, with --compile True, is ALRO of the real table (results/README.md): minutes on an H100;
-# paper was never run.
+# small-gpu with --compile True --seed 1 --valid_every 148 is ALRO of results/real.json, minutes on
+# an H100; paper was never run.
 PRESETS = {
     "demo": {},
     "small-gpu": dict(
@@ -144,7 +144,7 @@ PRESETS = {
         fields="title,category,average", list_size=10, history_size=20,
         steps=0, batch_size=32, lr=3e-4, alpha=1.0, beta=1.0,
         display_order="shuffled", through_target=True,
-        grad_accum=4, test_at_end=False),
+        grad_accum=4, test_limit=0),
     # GUESS: all but the dataset, which is one of those that the paper uses (summary L).
     "paper": dict(
         model="meta-llama/Llama-2-7b-hf", dataset="ml-1m", list_size=10, history_size=20,

@@ -74,6 +74,17 @@ def test_the_real_table_is_trained_and_scored_by_two_commands_and_goes_on(config
     assert again["methods"] == result["methods"]
 
 
+def test_the_sweep_is_ranked_on_validation_lists_and_paired_with_alro(from_nothing, tmp_path):
+    with pytest.raises(Exception, match="ALRO's seed 1 is not trained"):
+        real_table.main(["sweep", *from_nothing])
+    real_table.main(["train", *from_nothing, "--rows", "ALRO;SFT+SLL;ALRO, beta .3", "--seed", "1"])
+    real_table.main(["sweep", *from_nothing])
+    found = json.loads((tmp_path / "results" / "real-cpu-sweep.json").read_text())
+    assert [*found["rows"]] == ["ALRO", "SFT+SLL", "ALRO, beta .3"] and found["rows"]["ALRO"]["minus ALRO"] == [0, 0, 0]
+    gap = found["rows"]["SFT+SLL"]
+    assert gap["minus ALRO"][0] == pytest.approx(gap["mean"] - found["rows"]["ALRO"]["mean"])
+
+
 class Ended:
     """A process that ran in ours and has ended."""
     returncode = 0
@@ -160,7 +171,7 @@ def test_without_a_start_an_arm_begins_with_the_pretrained_model(from_nothing, c
 
 
 def test_another_verb_or_row_is_one_line():
-    with pytest.raises(Exception, match="one of: each, train, rank, score, list"):
+    with pytest.raises(Exception, match="one of: each, train, rank, score, sweep, list"):
         real_table.main(["fit"])
     with pytest.raises(Exception, match="score takes no --rows"):
         real_table.main(["score", "--rows", "SFT"])

@@ -69,7 +69,7 @@ def test_flags_win_over_presets_and_presets_over_defaults():
         return runs.parse_flags(arguments, data.DataConfig, train.TrainConfig, train.RunConfig, presets=train.PRESETS)
     data_cfg, cfg, run_cfg = parse("--preset", "small-gpu", "--data_path", "x", "--lr", "0.5", "--no_through_target")
     assert (data_cfg.dataset, data_cfg.list_size, cfg.lr, cfg.beta) == ("ml-100k", 10, 0.5, 1.0)
-    assert not cfg.test_at_end and run_cfg == train.RunConfig()
+    assert cfg.test_at_end and cfg.test_limit == 0 and run_cfg == train.RunConfig()
     for preset in ("small-gpu", "paper"):  # as the real table
         assert train.PRESETS[preset]["beta"] == 1 and train.PRESETS[preset]["through_target"]
     assert parse() == [DataConfig(), train.TrainConfig(), train.RunConfig()]
