@@ -446,6 +446,9 @@ class TrainingLog:
             self.check_finite(step, numbers, list_ids)
             tokens += numbers.pop("tokens") * len(list_ids)
             rows.append(numbers)
+            check_input(numbers.keys() == rows[0].keys(),
+                        f"step {step}: a loss function must return the same names each time, got "
+                        f"{[*numbers]} after {[*rows[0]]}")
         # Measured here, where `item` has waited for the device to do all the steps.
         seconds = time.perf_counter() - self.start
         averages = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

@@ -15,6 +15,7 @@ The algorithm is TrainingSteps.batch (what a step shows the model), `model_outpu
 """
 import dataclasses
 import functools
+import inspect
 import math
 import os
 from pathlib import Path
@@ -347,6 +348,8 @@ def one_step(model, data: StepData, optimizer, scheduler, cfg: TrainConfig, loss
         tokens = batch.prompt_tokens + batch.order.shape[1]  # (B or 2 B,)
         sums["tokens"] = tokens.sum().float()
         sums_of_parts.append(sums)
+        check_input(sums.keys() == sums_of_parts[0].keys(),
+                    f"a loss function must return the same names each time, got {[*values]}")
     # With several processes, each has seen its own lists: add their gradients up, too.
     add_gradients_of_all_processes(parameters)
     # A gradient longer than --clip is shortened to it; the norm is that of before.
@@ -460,7 +463,7 @@ def origin_of(job: Job, cfg: TrainConfig, losses) -> Origin:
 def name_of(function) -> str:
     """A loss function by the name that config.json keeps: `losses`, or its module and its name.
 
-    A functools.partial: with what was given to it. (Two closures of one function have one name.)
+    A functools.partial and a function made inside another: with the numbers and words they hold.
     """
     if function is losses:
         return "losses"  # whether train.py is run or imported
@@ -470,14 +473,20 @@ def name_of(function) -> str:
         given += [f"{name}={name_of_value(value)}" for name, value in keywords]
         return f"{name_of(function.func)}({', '.join(given)})"
     named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"
+    name = f"{named.__module__}.{named.__qualname__}"
+    held = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+    values = {key: value for key, value in held.items() if isinstance(value, SIMPLE)}
+    return f"{name}({values})" if values else name
+
+
+SIMPLE = bool | int | float | str
 
 
 def name_of_value(value) -> str:
     """What a partial was given, in words that are the same in the next process and for no other."""
     if callable(value):
         return name_of(value)
-    check_input(value is None or isinstance(value, bool | int | float | str),
+    check_input(value is None or isinstance(value, SIMPLE),
                 "a loss function in a functools.partial may be given numbers, words and functions, "
                 f"for a run's record: got {type(value).__name__}")
     return repr(value)

@@ -198,6 +198,30 @@ def test_a_partials_name_is_the_same_in_another_process_or_refused():
         train.name_of(functools.partial(weighted, weight=torch.ones(2)))
 
 
+def weighted_by(weight, tensors=()):
+    def mine(model, batch, cfg):
+        return weighted(model, batch, cfg, weight + len(tensors))
+    return mine
+
+
+def test_functions_made_by_one_function_are_told_apart_by_the_numbers_they_hold():
+    one, other = (train.name_of(weighted_by(weight, [torch.ones(2)])) for weight in (2.0, 3.0))
+    assert one == train.name_of(weighted_by(2.0)) != other
+    assert one == f"{__name__}.weighted_by.<locals>.mine({{'weight': 2.0}})"
+
+
+@pytest.mark.parametrize("accum", [1, 2])
+def test_a_loss_that_returns_other_names_for_a_later_part_or_step_is_refused(small_world, tmp_path, accum):
+    calls = []
+
+    def mine(model, batch, cfg):
+        calls.append(1)
+        terms = train.losses(model, batch, cfg)
+        return {**terms, "sometimes": terms["total"]} if len(calls) % 2 == 0 else terms
+    with refused("same names each time"):
+        train.train(*demo_run(tmp_path / "run", steps=2, grad_accum=accum, log_every=2), losses=mine)
+
+
 def test_the_fields_of_the_log_are_those_that_a_loss_may_not_have(demo_straight):
     of_losses = {"sft", "sll", "psl", "kl", "history", "total", "blind_sll", "perfect_sll"}
     unseen = {"tokens", "tokens_per_second"}  # not in log.jsonl; left out by log_of
