@@ -640,13 +640,14 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
                 with error_at(f"step {progress.step}"):
                     score, cut = validate(model, job.valid_lists, job.encoder, cfg, process,
                                           n_processes)
-                log.write({"step": progress.step, "valid_ndcg": score})
                 shortened["valid"].update(cut)
                 is_best = progress.add(score)
                 say(f"step {progress.step}: validation NDCG@{data_cfg.list_size} {score:.4f}"
                     f"{' (best)' if is_best else ''}")
                 if is_best and process == 0:
                     save_model(model, job.tokenizer, folder)
+                # Not before: where the log has a validation, model/ is the best until then.
+                log.write({"step": progress.step, "valid_ndcg": score})
 
             # ---- checkpoint: all that going on needs, whole or not at all
             if due and process == 0:
@@ -668,7 +669,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
     if n_processes > 1:
         processes.destroy_process_group()
 
-    if device.type == "cuda":
+    if device.type == "cuda":  # of this process, since it started
         say(f"GPU memory at its peak: {torch.cuda.max_memory_allocated() / 2 ** 30:.1f} GiB")
 
     # ---- end: the test lists, with the model that was best on validation

@@ -10,6 +10,7 @@ without the input embedding (the output layer works on targets only and is left 
 """
 import dataclasses
 import functools
+import gc
 import importlib.util
 import json
 import math
@@ -91,8 +92,8 @@ def tokens_of(batch) -> int:
 def prepared(data_cfg, cfg, ratings, lists):
     """(model on the device, encoder, training steps)."""
     model, tokenizer = build_model(cfg, ratings)
-    encoder = make_encoder(model, tokenizer, ratings.prompt_words(), data_cfg.list_size, history_targets=True,
-                           multiple=64 if cfg.compile else 1)
+    encoder = make_encoder(model, tokenizer, ratings.prompt_words(), data_cfg.list_size,
+                           history_targets=cfg.history_weight > 0, multiple=64 if cfg.compile else 1)
     return model.to(DEVICE).train(), encoder, TrainingSteps(lists, encoder, cfg)
 
 
@@ -211,6 +212,14 @@ def loss(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
 
 # ---- The loop itself, and a library's -------------------------------------------------------------------------------
 
+def forget_peak() -> None:
+    """What is measured from here on is of the next model alone."""
+    gc.collect()
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def row_of_speed(what: str, tokens: int, took: float, model) -> dict:
     count = sum(weight.numel() for weight in model.parameters()) - model.get_input_embeddings().weight.numel()
     row = {"what": what, "tokens/s": round(tokens / took), "MFU": round(6 * count * tokens / took / peak_flops(), 3)}
@@ -222,10 +231,9 @@ def row_of_speed(what: str, tokens: int, took: float, model) -> dict:
 def ours(what: str, data_cfg, cfg, ratings, lists, warm: int, count: int) -> dict:
     """Tokens per second of train.py's loop, as it is, over `count` steps after `warm` that do not count."""
     cfg = dataclasses.replace(cfg, steps=warm + count)
+    forget_peak()
     model, _, steps = prepared(data_cfg, cfg, ratings, lists)
     optimizer, scheduler = make_optimizer(model, cfg, steps.total)
-    if DEVICE.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     tokens = torch.zeros((), device=DEVICE)
     for number, data in enumerate(make_loader(steps, 0, DEVICE)):
         if number == warm:
@@ -239,13 +247,15 @@ def ours(what: str, data_cfg, cfg, ratings, lists, warm: int, count: int) -> dic
 
 
 def trl_trainer(what: str, data_cfg, cfg, ratings, lists, warm: int, count: int, **changes) -> dict:
-    """The same of TRL's SFTTrainer: next-token loss on the answer alone, the same prompts, no padding counted."""
+    """The same of TRL's SFTTrainer: next-token loss on the answer alone, the same lists, no padding counted.
+
+    It draws their order anew, not by length, and adds an end token to each answer, which is not counted."""
     import datasets
     import trl
-    model, encoder, steps = prepared(data_cfg, cfg, ratings, lists)
-    number_of_lists = (warm + count) * cfg.batch_size
+    forget_peak()
+    model, encoder, steps = prepared(data_cfg, dataclasses.replace(cfg, steps=warm + count), ratings, lists)
     rows, tokens = [], 0
-    for one in lists[:number_of_lists]:
+    for one in [one for step in range(warm + count) for one in steps.lists_of(*divmod(step, steps.per_epoch))]:
         batch, _ = steps.batch([one], 0)
         tokens += tokens_of(batch)
         answer = "".join(IDENTIFIERS[slot] for slot in batch.slots[0].argsort()[batch.order[0]].tolist())
@@ -264,8 +274,6 @@ def trl_trainer(what: str, data_cfg, cfg, ratings, lists, warm: int, count: int,
             dataloader_num_workers=4, use_cpu=DEVICE.type == "cpu", **changes)
         trainer = trl.SFTTrainer(model, config, train_dataset=datasets.Dataset.from_list(rows), callbacks=[Clock()],
                                  processing_class=encoder.tokenizer)
-        if DEVICE.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
         trainer.train()
     took = clock[warm + count] - clock[warm]
     return row_of_speed(what, tokens * count // (warm + count), took, model)
@@ -283,7 +291,7 @@ def loop(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     whole = {"grad_accum": 1, "compile": False}
     sft = {"alpha": 0.0, "beta": 0.0, "history_weight": 0.0}
     measure(ours, "SFT, no history loss, one part", **whole, **sft)
-    if importlib.util.find_spec("trl"):
+    if importlib.util.find_spec("trl") and cfg.model != "tiny":  # whose tokenizer has no end token
         measure(trl_trainer, "TRL's SFTTrainer", **whole, **sft, more={"gradient_checkpointing": False})
         measure(trl_trainer, "TRL's SFTTrainer, its defaults", **whole, **sft)
     measure(ours, "SFT, one part", **whole, alpha=0.0, beta=0.0)
@@ -430,6 +438,7 @@ def main(arguments: list[str] | None = None) -> dict:
     parts = {part.__name__: part for part in (training, memory, loss, loop, ranking, growth, seven_billion)}
     check_input(bench.only is None or bench.only in parts,
                 f"--only must be one of {', '.join(parts)}, got {bench.only!r}")
+    check_input(bench.repeat > 0, f"--repeat must be at least 1, got {bench.repeat}")
     ratings = load(data_cfg)
     lists = informative(split(ratings, data_cfg).train, "training")
     use_one_thread(DEVICE, cfg.model)  # as train.py does

@@ -9,7 +9,7 @@ does not survive. With ALRO_TEST_ON_GPU=1 they use it, and some fail (results/RE
 import functools
 import os
 
-if not os.environ.get("ALRO_TEST_ON_GPU"):
+if os.environ.get("ALRO_TEST_ON_GPU", "0") == "0":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
 
 import hypothesis

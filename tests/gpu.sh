@@ -5,7 +5,7 @@
 set -e
 inputs=(--dataset recbole --data_path "$1" --model "$2")
 ALRO_TEST_ON_GPU=1 python3 -m pytest -q || true  # results/README.md: On CUDA
-python3 train.py --out runs/demo-gpu
+[ -e runs/demo-gpu ] || python3 train.py --out runs/demo-gpu
 python3 tests/benchmark.py --preset small-gpu "${inputs[@]}" --only loop --compile True --json results/loop-gpu.json
 table=(--size gpu --compile True "${inputs[@]}")
 python3 tests/real_table.py each --jobs 4 "${table[@]}"  # twelve runs; --seed 1 --rows "SFT;ALRO;SFT+SLL;SFT+PSL" are four

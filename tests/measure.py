@@ -10,6 +10,7 @@
 World, model and settings were chosen on seeds 100 to 104 and validation lists (results/choice.md);
 the seeds here were run once, afterwards. A run lies in runs/measure/<row>/<seed>.
 """
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ import train  # noqa: E402
 from alro import lambda_loss, rank_of, soft_rank  # noqa: E402
 from data import DataConfig  # noqa: E402
 from figures import draw, learning_curves  # noqa: E402
-from runs import FolderInUse, is_locked, read_json, read_log, write_json  # noqa: E402
+from runs import FolderInUse, is_locked, read_json, read_log, read_run_config, write_json  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/measure")
@@ -103,6 +104,21 @@ def finished(folder: Path, cfg: train.TrainConfig) -> bool:
     return bool(log) and log[-1]["step"] == cfg.steps and "valid_ndcg" in log[-1]
 
 
+# What changes nothing that is learned, beyond rounding.
+HARMLESS = ("grad_accum", "compile", "test_at_end", "test_limit", "test_orders")
+
+
+def is_done(folder: Path, data_cfg: DataConfig, cfg: train.TrainConfig) -> bool:
+    """Whether it is trained. Raises: AlroError if what lies in the folder is a run of another configuration: a table
+    would tell of it what is not so."""
+    if not (folder / "config.json").exists():
+        return False
+    there = read_run_config(str(folder))["train"]
+    same = {name: there[name] for name in HARMLESS if name in there}
+    train.check_same_config(folder, data_cfg, dataclasses.replace(cfg, **same))
+    return finished(folder, cfg)
+
+
 def jobs() -> list[tuple]:
     """(row, seed, folder, configurations): seed 0 of every row, then the other seeds, so that a table is soon there."""
     return [(name, seed, folder_of(name, seed), DataConfig(**row.data),
@@ -111,9 +127,9 @@ def jobs() -> list[tuple]:
 
 
 def train_all() -> None:
-    todo = [job for job in jobs() if not finished(job[2], job[4])]
+    todo = [job for job in jobs() if not is_done(*job[2:5])]
     for number, (_, _, folder, data_cfg, cfg, losses) in enumerate(todo, 1):
-        if is_locked(folder) or finished(folder, cfg):  # by another process, meanwhile
+        if is_locked(folder) or is_done(folder, data_cfg, cfg):  # by another process, meanwhile
             continue
         start = time.monotonic()
         resume = str(folder) if (folder / "config.json").exists() else None
@@ -130,7 +146,7 @@ ORDERS, LISTS = 3, 500
 
 
 def done_seeds(row: str) -> list[int]:
-    return [seed for name, seed, folder, _, cfg, _ in jobs() if name == row and finished(folder, cfg)]
+    return [seed for name, seed, folder, data_cfg, cfg, _ in jobs() if name == row and is_done(folder, data_cfg, cfg)]
 
 
 def scored(ranker, data, orders: int, kept: Path, weights: str | None, shown: bool = True) -> dict | None:
@@ -142,8 +158,8 @@ def scored(ranker, data, orders: int, kept: Path, weights: str | None, shown: bo
     what = f"{evaluate.sha256(data.lists)}, {orders} orders"
     if kept.exists():
         method = read_json(kept)
-        has_shown = any(metric.endswith("_shown") for metric in method["values"])
-        stamp = method.pop("stamp")
+        has_shown = any(metric.endswith("_shown") for metric in method.get("values", {}))
+        stamp = method.pop("stamp", "")
         same = stamp == f"{weights} {what}" if weights else stamp.endswith(f" {what}")
         if same and has_shown >= shown:
             method["values"] = {metric: np.array(values) for metric, values in method["values"].items()
@@ -340,7 +356,7 @@ if __name__ == "__main__":
     elif sys.argv[1:] == ["figures"]:
         draw_figures()
     elif sys.argv[1:] == ["list"]:
-        for name, seed, folder, _, cfg, _ in jobs():
-            print("done" if finished(folder, cfg) else "    ", name, seed)
+        for name, seed, folder, data_cfg, cfg, _ in jobs():
+            print("done" if is_done(folder, data_cfg, cfg) else "    ", name, seed)
     else:
         sys.exit(__doc__)

@@ -221,6 +221,8 @@ def real_finding() -> str:
         low, high = (("+" if end >= 0 else "−") + number(abs(end), digits) for end in entry["ci95_seeds_and_lists"])
         return f"[{low}, {high}]"
     assert len(ndcg["by_seed"]) == 1, "several seeds: another sentence"
+    assert result["ranked_lists"] == result["informative_lists"] and result["model"] == "smollm2-135m"
+    assert "H100" in result["hardware"], "another machine: another sentence"
     # What the words below say of the numbers.
     low, high = ndcg["ci95_seeds_and_lists"]
     assert low < 0 < high and agreement["ci95_seeds_and_lists"][0] > 0.1

@@ -14,6 +14,7 @@ train or rank side by side, each with --rows of its own. `each` gives every row 
 trained a row keeps memory that it no longer uses, and the next row's loader is forked from it.
 """
 import dataclasses
+import hashlib
 import signal
 import subprocess
 import sys
@@ -24,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import baselines  # noqa: E402
 import evaluate  # noqa: E402
+import measure  # noqa: E402
 import train  # noqa: E402
 from data import DataConfig  # noqa: E402
-from measure import Row, file_name, finished, scored, table  # noqa: E402
-from runs import check_input, option, parse_flags, read_log, read_run_config, run_script, write_json  # noqa: E402
+from measure import Row, file_name, scored, table  # noqa: E402
+from runs import check_input, check_minimum, option, parse_flags, read_log, read_run_config, run_script, write_json  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,6 +47,13 @@ class RealConfig:
     seed: int | None = option(None, "train or rank this seed alone (default: all)")
     jobs: int = option(1, "each: processes side by side")
     compile: bool = option(False, "as train.py's")
+
+    def __post_init__(self):
+        check_minimum(self, jobs=1)
+        for name in ("seed", "limit"):
+            value = getattr(self, name)
+            check_input(value is None or value >= 0, f"--{name} must be at least 0, got {value}")
+        check_input(self.size in SIZES, f"--size must be one of {', '.join(SIZES)}, got {self.size!r}")
 
 
 FIELDS = {"fields": "title,category,average"}
@@ -127,12 +136,25 @@ def jobs(cfg: RealConfig) -> list[tuple]:
     later = SIZES[cfg.size]["later"]
     found = [(name, seed, folder_of(cfg, name, seed), *configurations(row, seed, later))
              for name, row in rows.items() if name in chosen for seed in row.seeds if cfg.seed in (None, seed)]
+    check_input(len(found) > 0, f"no such row has --seed {cfg.seed}")
     return sorted(found, key=lambda job: (job[0] in SWEEP, job[1]))
+
+
+def is_done(folder: Path, data_cfg: DataConfig, train_cfg: train.TrainConfig) -> bool:
+    """As measure.is_done, but for a data set or model that lay elsewhere, on another machine."""
+    if not (folder / "config.json").exists():
+        return False
+    there = read_run_config(str(folder))
+    model = there["train"]["model"]
+    if Path(model).name != Path(train_cfg.model).name or Path(model).exists():
+        model = train_cfg.model
+    return measure.is_done(folder, dataclasses.replace(data_cfg, data_path=there["data"]["data_path"]),
+                           dataclasses.replace(train_cfg, model=model))
 
 
 def train_all(cfg: RealConfig) -> None:
     for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
-        if finished(folder, train_cfg):
+        if is_done(folder, data_cfg, train_cfg):
             continue
         print(f"==== {name}, seed {seed}: {folder}", flush=True)
         resume = str(folder) if (folder / "config.json").exists() else None
@@ -172,17 +194,26 @@ def kept_at(cfg: RealConfig, folder: Path, row: str) -> Path:
 
 
 def rank_zero_shot(cfg: RealConfig, folder: Path, data) -> dict:
-    """With the model that the run in this folder began with."""
+    """With the model that the run in this folder began with; from what is kept where that is not here."""
+    kept = kept_at(cfg, runs_of(cfg), "zero-shot")
+    weights = Path(cfg.model, "model.safetensors")
+    if not weights.exists():  # a model of the hub, or of another machine
+        there = scored(None, data, ORDERS, kept, None, shown=False)
+        if there:
+            return there
+    sha = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else cfg.model
+
     def untrained(lists, slots):  # built only where nothing is kept
         return baselines.untrained_ranker(str(folder), data.ratings, data.list_size)(lists, slots)
-    weights = f"{Path(cfg.model).name}, prompts {evaluate.data_hashes(data)['prompt']}"
-    return scored(untrained, data, ORDERS, kept_at(cfg, runs_of(cfg), "zero-shot"), weights, shown=False)
+    return scored(untrained, data, ORDERS, kept, f"{sha}, prompts {evaluate.data_hashes(data)['prompt']}", shown=False)
 
 
 def rank_ways(cfg: RealConfig, folder: Path, row: str, ways: list[str], data) -> dict:
     """{way: evaluate.score_method}, of this run; from what is kept where its weights are not here."""
     if not (folder / "model").exists():
         kept = {way: scored(None, data, ORDERS, kept_at(cfg, folder, row + way), None, shown=False) for way in ways}
+        check_input(kept[""] is not None, f"{folder}: trained, but neither its weights are here nor a ranking of these "
+                                          f"lists in {kept_at(cfg, folder, row)}")
         return {way: method for way, method in kept.items() if method}
     weights = evaluate.sha256_of_model(str(folder))
     rankers = baselines.ways_to_rank(str(folder), data.ratings, data.list_size)
@@ -199,38 +230,42 @@ def rank_ways(cfg: RealConfig, folder: Path, row: str, ways: list[str], data) ->
 
 
 def rank_all(cfg: RealConfig) -> tuple:
-    """({row: evaluate.score_method of each seed}, {row: LLM calls per list}, {row: steps of each seed}, what was
-    ranked, the hardware)."""
-    by_row, calls, steps, hardware = {}, {}, {}, set()
+    """({row: evaluate.score_method of each seed}, {row: LLM calls per list}, {row: {seed: steps}}, what was ranked, the
+    hardware, rows that were to be ranked and are not)."""
+    by_row, calls, steps, hardware, missing = {}, {}, {}, set(), []
     worlds = {}  # the prompts of `ALRO, title alone` say less; the lists are the same
     for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
-        if name in SWEEP or not finished(folder, train_cfg):
+        if name in SWEEP or not is_done(folder, data_cfg, train_cfg):
             continue
         if data_cfg not in worlds:
             worlds[data_cfg] = evaluate.load_evaluation(data_cfg, "test", limit_of(cfg))
         data = worlds[data_cfg]
+        evaluate.check_data_of_run(str(folder), read_run_config(str(folder)), evaluate.data_hashes(data))
         # Once, with a row that began with the pretrained model, on the prompts that say all.
-        if name == ("start" if SIZES[cfg.size]["start"] else "SFT") and "zero-shot" not in by_row:
+        if name == ("start" if SIZES[cfg.size]["start"] else "SFT") and seed < 2:
             by_row["zero-shot"], calls["zero-shot"] = [rank_zero_shot(cfg, folder, data)], 1
         more = WAYS.get(name, []) if seed == 1 else []
         for way, method in rank_ways(cfg, folder, name, ["", *more], data).items():
             by_row.setdefault(name + way, []).append(method)
             calls[name + way] = calls_of(way, data.list_size)
-        steps.setdefault(name, []).append(train_cfg.steps)
+        missing += [f"{name}{way}" for way in more if name + way not in by_row]
+        steps.setdefault(name, {})[str(seed)] = train_cfg.steps
         hardware.add(read_run_config(str(folder))["hardware"])
     check_input(len(by_row) > 0, f"nothing is trained in {runs_of(cfg)}: `train` first")
-    return by_row, calls, steps, next(iter(worlds.values())), ", ".join(sorted(hardware))
+    return by_row, calls, steps, next(iter(worlds.values())), ", ".join(sorted(hardware)), missing
 
 
 def runs_done(cfg: RealConfig) -> dict:
     """{row: {seed: its configuration and log}}, of what is trained; the log without what is the same in each line."""
     found = {}
-    for name, seed, folder, _, train_cfg in jobs(cfg):
-        if finished(folder, train_cfg):
+    for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
+        if is_done(folder, data_cfg, train_cfg):
             config = read_run_config(str(folder))
-            config["data"]["data_path"], config["train"]["model"] = None, Path(config["train"]["model"]).name
-            log = [{field: round(value, 6) for field, value in line.items() if not field.startswith("log_m")}
-                   for line in read_log(folder)]
+            model = Path(config["train"]["model"])  # of this machine, or the start of an arm
+            config["data"]["data_path"] = None
+            config["train"]["model"] = model.name if model.is_absolute() else model.as_posix()
+            log = [{field: float(f"{value:.6g}") if isinstance(value, float) else value
+                    for field, value in line.items() if not field.startswith("log_m")} for line in read_log(folder)]
             found.setdefault(name, {})[str(seed)] = {"config": config, "log": log}
     return found
 
@@ -243,7 +278,15 @@ def validations(runs: dict) -> dict:
 
 def score_all(cfg: RealConfig) -> None:
     check_input(not cfg.rows and cfg.seed is None, "the table is of all rows: score takes no --rows and no --seed")
-    by_row, calls, steps, data, hardware = rank_all(cfg)
+    by_row, calls, steps, data, hardware, missing = rank_all(cfg)
+    for row, seeds in steps.items():
+        wanted = [str(seed) for seed in plan(cfg)[row].seeds]
+        check_input([*seeds] == wanted[:len(seeds)],
+                    f"{row}: seeds {', '.join(seeds)} are trained, of {', '.join(wanted)}: rows are paired seed by "
+                    "seed, from the first on")
+        missing += [f"{row}, seed {seed}" for seed in wanted[len(seeds):]]
+    missing += [row for row in plan(cfg) if row not in steps and row not in SWEEP]
+    print(f"not in the table: {'; '.join(missing) or 'nothing'}")
     base = "ALRO" if "ALRO" in by_row else next(row for row in by_row if row != "zero-shot")
     embedding, chosen = baselines.embedding_rankers(data.ratings, data.splits, "test")
     for name, ranker in (embedding | baselines.told_the_category(data)).items():
@@ -268,6 +311,7 @@ def score_all(cfg: RealConfig) -> None:
     result["groups"] = evaluate.by_group(pooled, data)
     runs = runs_done(cfg)
     result["validation"] = validations(runs)
+    result["missing"] = missing
     del result["timing"]  # ranked beside other work, and point-wise in one order of two
     name_of_file = SIZES[cfg.size]["file"]
     logs = {name: result[name] for name in ("dataset", "model", "hardware")} | {"runs": runs}
@@ -284,7 +328,7 @@ def sweep(cfg: RealConfig) -> None:
     rows = {}
     about = {"dataset": cfg.dataset, "model": Path(cfg.model).name, "lists": f"validation, first {SWEEP_LISTS}"}
     for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
-        if seed == 1 and name in ("ALRO", "SFT+SLL", *SWEEP) and finished(folder, train_cfg):
+        if seed == 1 and name in ("ALRO", "SFT+SLL", *SWEEP) and is_done(folder, data_cfg, train_cfg):
             data = evaluate.load_evaluation(data_cfg, "valid", SWEEP_LISTS)
             ranker = evaluate.ranker_of_run(str(folder), data.ratings.prompt_words(), data.list_size)
             rows[name] = scored(ranker, data, SWEEP_ORDERS, folder / f"valid-{SWEEP_LISTS}.json",
@@ -303,8 +347,8 @@ def sweep(cfg: RealConfig) -> None:
 
 
 def list_all(cfg: RealConfig) -> None:
-    for name, seed, folder, _, train_cfg in jobs(cfg):
-        print("done" if finished(folder, train_cfg) else "    ", name, seed)
+    for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
+        print("done" if is_done(folder, data_cfg, train_cfg) else "    ", name, seed)
 
 
 # ---- Everything, some processes side by side -------------------------------------------------------------------------
@@ -315,41 +359,57 @@ def start_process(cfg: RealConfig, name: str, seed: int, folder: Path) -> subpro
     flags = [text for flag, value in given.items() if value is not None for text in (f"--{flag}", str(value))]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".txt"), "a") as out:
-        return subprocess.Popen([sys.executable, "-u", __file__, "one", *flags], stdout=out, stderr=out)
+        # In a session of its own: of Ctrl-C hears `each` alone, which ends it once; a second signal would lose steps.
+        return subprocess.Popen([sys.executable, "-u", __file__, "one", *flags], stdout=out, stderr=out,
+                                start_new_session=True)
 
 
 def each(cfg: RealConfig) -> None:
     """The starts, then all else, --jobs at a time: on a GPU one process alone mostly waits for Python."""
-    check_input(cfg.jobs > 0, f"--jobs must be at least 1, got {cfg.jobs}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` is reached
-    failed = []
-    for is_start in (True, False):
-        waiting = [job[:3] for job in jobs(cfg) if (job[1] == 0) == is_start]
-        running = {}
-        try:
-            while waiting or running:
-                while waiting and len(running) < cfg.jobs:
-                    name, seed, folder = waiting.pop(0)
-                    running[name, seed] = start_process(cfg, name, seed, folder)
-                time.sleep(0.2)
-                for job in [job for job, process in running.items() if process.poll() is not None]:
-                    code = running.pop(job).returncode
-                    ended = "failed" if code else "done"
-                    print(f"{time.strftime('%H:%M:%S')} {job[0]}, seed {job[1]}: {ended}", flush=True)
-                    failed += [job] if code else []
-        finally:
-            # Stopped: each finishes its step and keeps a checkpoint.
+    stopped, failed = [], []
+    before = {number: signal.signal(number, lambda number, _: stopped.append(number))
+              for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for is_start in (True, False):
+            waiting = [job[:3] for job in jobs(cfg) if (job[1] == 0) == is_start]
+            failed += side_by_side(cfg, waiting, stopped)
+            if stopped or failed:
+                break
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    check_input(not stopped, "stopped; go on with the same command")
+    check_input(not failed, f"failed, see {runs_of(cfg)}/ROW/SEED.txt: {failed}")
+
+
+def side_by_side(cfg: RealConfig, waiting: list[tuple], stopped: list) -> list[tuple]:
+    """Run the jobs (row, seed, folder), --jobs at a time, until a signal lies in `stopped`. Returns: what failed."""
+    running, failed = {}, []
+    while running or (waiting and not stopped):
+        while waiting and not stopped and len(running) < cfg.jobs:
+            name, seed, folder = waiting.pop(0)
+            running[name, seed] = start_process(cfg, name, seed, folder)
+        time.sleep(0.2)
+        for (name, seed), process in [*running.items()]:
+            if process.poll() is not None:
+                del running[name, seed]
+                ended = "failed" if process.returncode else "done"
+                print(f"{time.strftime('%H:%M:%S')} {name}, seed {seed}: {ended}", flush=True)
+                failed += [(name, seed)] if process.returncode else []
+        if stopped:
+            # Each finishes its step and keeps a checkpoint.
             for process in running.values():
                 process.terminate()
             for process in running.values():
                 process.wait()
-        check_input(not failed, f"failed, see {runs_of(cfg)}/ROW/SEED.txt: {failed}")
+            running = {}
+    return failed
 
 
 def one(cfg: RealConfig) -> None:
     """What a process of `each` does: one row, one seed."""
     train_all(cfg)
-    if cfg.rows not in SWEEP:
+    if cfg.rows not in SWEEP:  # which has its validations
         rank_all(cfg)
 
 
@@ -360,7 +420,6 @@ VERBS = {"each": each, "train": train_all, "rank": rank_all, "score": score_all,
 def main(arguments: list[str] | None = None) -> None:
     cfg, verbs = parse_flags(arguments, RealConfig, positional="verbs")
     check_input(len(verbs) == 1 and verbs[0] in VERBS, f"one of: {', '.join(VERBS)}")
-    check_input(cfg.size in SIZES, f"--size must be one of {', '.join(SIZES)}, got {cfg.size!r}")
     VERBS[verbs[0]](cfg)
 
 

@@ -1,12 +1,16 @@
 """The script behind results/real.json, from end to end on a small model and small ratings."""
 import json
+import os
 import shutil
+import signal
 
+import measure
 import pytest
 import real_table
 import torch
 
 import baselines
+import data
 import evaluate
 import train
 
@@ -85,44 +89,161 @@ def test_the_sweep_is_ranked_on_validation_lists_and_paired_with_alro(from_nothi
     assert gap["minus ALRO"][0] == pytest.approx(gap["mean"] - found["rows"]["ALRO"]["mean"])
 
 
-class Ended:
-    """A process that ran in ours and has ended."""
-    returncode = 0
+class Process:
+    """In the place of subprocess.Popen: what `each` starts runs in our process, at once, and ends when it was polled
+    three times; or, `endless`, when it is told to."""
+    alive, most, started, endless = 0, 0, [], False
+
+    def __init__(self, command, **_options):
+        verb = command.index("one")
+        Process.started.append(command[command.index("--rows") + 1])
+        Process.alive += 1
+        Process.most = max(Process.most, Process.alive)
+        self.polls, self.returncode, self.ended = 0, 0, False
+        if not self.endless:
+            try:
+                real_table.main(command[verb:])
+            except ValueError:
+                self.returncode = 1
 
     def poll(self):
-        return self.returncode
+        self.polls += 1
+        if self.endless:
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif self.polls == 3:
+            Process.alive -= 1
+        return self.returncode if self.polls >= 3 and not self.endless else None
+
+    def terminate(self):
+        self.ended = True
+
+    def wait(self):
+        assert self.ended, "it would run on"
+        Process.alive -= 1
 
 
-def test_each_row_and_seed_is_trained_and_ranked_and_scored_without_the_weights(from_nothing, tmp_path, monkeypatch,
-                                                                                capsys):
-    def in_this_process(cfg, name, seed, folder):
-        real_table.main(["one", *from_nothing, "--rows", name, "--seed", str(seed)])
-        return Ended()
-    monkeypatch.setattr(real_table, "start_process", in_this_process)
-    real_table.main(["each", *from_nothing, "--jobs", "3"])
-    assert capsys.readouterr().out.count(": done") == 9
-    real_table.main(["score", *from_nothing])
+@pytest.fixture
+def processes(monkeypatch):
+    for name, value in (("alive", 0), ("most", 0), ("started", []), ("endless", False)):
+        monkeypatch.setattr(Process, name, value)
+    monkeypatch.setattr(real_table.subprocess, "Popen", Process)
+    monkeypatch.setattr(real_table.time, "sleep", lambda seconds: None)
+    return Process
+
+
+def test_each_row_and_seed_is_trained_and_ranked_and_scored_without_the_weights(
+        from_nothing, tmp_path, processes, capsys):
+    there = from_nothing.index("--model") + 1
+    shutil.copytree(from_nothing[there], tmp_path / "hub" / "model")
+    given = [*from_nothing[:there], str(tmp_path / "hub" / "model"), *from_nothing[there + 1:]]
+    real_table.main(["each", *given, "--jobs", "3"])
+    assert capsys.readouterr().out.count(": done") == 9 and processes.most == 3 and processes.alive == 0
+    real_table.main(["score", *given])
+    assert "not in the table: nothing" in capsys.readouterr().out
     scored = (tmp_path / "results" / "small.json").read_text()
     sweep = json.loads(scored)["validation"]
     assert set(real_table.SWEEP) <= sweep.keys() and [*sweep["SFT"]["1"]] == ["2"]
-    assert "ALRO, beta .3" not in json.loads(scored)["methods"]
+    methods = json.loads(scored)["methods"]
+    assert "ALRO, beta .3" not in methods and methods["SFT, 3 orders"]["llm_calls_per_list"] == 3
     kept_runs = json.loads((tmp_path / "results" / "small-runs.json").read_text())["runs"]
     assert kept_runs["ALRO"]["2"]["config"]["train"]["seed"] == 2 and str(tmp_path) not in str(kept_runs)
-    assert "sft" in kept_runs["ALRO"]["2"]["log"][0]
+    assert kept_runs["ALRO, beta .3"]["1"]["config"]["train"]["beta"] == 0.3
+    assert kept_runs["SFT"]["1"]["config"]["train"]["grad_accum"] == 2 and "sft" in kept_runs["ALRO"]["2"]["log"][0]
     # Elsewhere: without the weights, and with the pretrained model in another folder of that name.
-    for model in (tmp_path / "runs").rglob("model"):
+    for model in [*(tmp_path / "runs").rglob("model"), tmp_path / "hub"]:
         shutil.rmtree(model)
-    there = from_nothing.index("--model") + 1
-    real_table.main(["score", *from_nothing[:there], "/elsewhere/model", *from_nothing[there + 1:]])
+    given[there] = "/elsewhere/model"
+    real_table.main(["score", *given])
     assert (tmp_path / "results" / "small.json").read_text() == scored
+    # What is not kept is named, and what the pairs need is refused.
+    (tmp_path / "runs/real-cpu/ALRO/1/ALRO-point-wise-4.json").unlink()
+    real_table.main(["score", *given])
+    assert "not in the table: ALRO, point-wise\n" in capsys.readouterr().out
+    assert json.loads((tmp_path / "results" / "small.json").read_text())["missing"] == ["ALRO, point-wise"]
+    (tmp_path / "runs/real-cpu/ALRO/1/ALRO-4.json").unlink()
+    with pytest.raises(Exception, match="neither its weights are here nor a ranking"):
+        real_table.main(["score", *given])
+    shutil.rmtree(tmp_path / "runs/real-cpu/ALRO/1")
+    with pytest.raises(Exception, match="ALRO: seeds 2 are trained, of 1, 2"):
+        real_table.main(["score", *given])
 
 
-def test_a_row_that_fails_is_named_and_the_others_go_on(from_nothing, monkeypatch, capsys):
-    failing = type("Failed", (Ended,), {"returncode": 1})
-    monkeypatch.setattr(real_table, "start_process", lambda _, name, *__: failing() if name == "SFT" else Ended())
+def test_starts_come_first_and_a_failed_one_ends_it(config, tmp_path, processes, monkeypatch):
+    real_table.main(["each", *config, "--jobs", "2", "--rows", "SFT;start", "--seed", "0"])
+    assert processes.started == ["start"]
+    real_table.main(["each", *config, "--jobs", "2", "--rows", "SFT;start"])
+    assert processes.started == ["start", "start", "SFT", "SFT"]
+    shutil.rmtree(tmp_path / "runs/real-cpu/start/0/model")
+    processes.started.clear()
+    monkeypatch.setattr(real_table, "train_all", lambda cfg: real_table.check_input(False, "broken"))
+    with pytest.raises(Exception, match=r"failed, see runs/real-cpu/ROW/SEED.txt: \[\('start', 0\)\]"):
+        real_table.main(["each", *config, "--rows", "SFT;start"])
+    assert processes.started == ["start"]
+
+
+def test_a_row_that_fails_is_named_and_the_others_go_on(from_nothing, processes, monkeypatch, capsys):
+    monkeypatch.setattr(real_table, "one", lambda cfg: real_table.check_input(cfg.rows != "SFT", "broken"))
+    monkeypatch.setitem(real_table.VERBS, "one", real_table.one)
     with pytest.raises(Exception, match=r"failed, see runs/real-cpu/ROW/SEED.txt: \[\('SFT', 1\), \('SFT', 2\)\]"):
         real_table.main(["each", *from_nothing, "--jobs", "2"])
     assert capsys.readouterr().out.count(": done") == 7
+
+
+def test_a_signal_ends_every_process_and_starts_no_other(from_nothing, processes):
+    processes.endless = True
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Exception, match="stopped; go on with the same command"):
+        real_table.main(["each", *from_nothing, "--jobs", "2"])
+    assert len(processes.started) == 2 and processes.alive == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("change, complaint", [
+    (["--model", "{other}"], "started with --model"), (["--dataset", "ml-100k"], "started with --dataset")])
+def test_a_run_of_another_configuration_is_not_taken_for_the_rows(from_nothing, tmp_path, change, complaint):
+    real_table.main(["train", *from_nothing, "--rows", "SFT", "--seed", "1"])
+    there = from_nothing.index(change[0]) + 1
+    other = tmp_path / "other" / "model"
+    shutil.copytree(from_nothing[from_nothing.index("--model") + 1], other)
+    given = [*from_nothing[:there], change[1].format(other=other), *from_nothing[there + 1:]]
+    for verb in ("train", "rank", "list", "score"):
+        with pytest.raises(Exception, match=complaint):
+            real_table.main([verb, *given])
+
+
+def test_a_run_on_other_titles_is_not_ranked(from_nothing, tmp_path, world):
+    mine = tmp_path / "world"
+    shutil.copytree(world, mine)
+    there = from_nothing.index("--data_path") + 1
+    given = [*from_nothing[:there], str(mine), *from_nothing[there + 1:], "--rows", "SFT", "--seed", "1"]
+    real_table.main(["train", *given])
+    items = (mine / "items.csv").read_text()
+    (mine / "items.csv").write_text(items.replace("Film 1", "Movie 1"))
+    with pytest.raises(Exception, match="other titles"):
+        real_table.main(["rank", *given])
+
+
+def test_what_is_kept_is_of_the_same_weights_lists_and_orders(tmp_path, monkeypatch):
+    lists = evaluate.load_evaluation(data.DataConfig(), "test", 6)
+    asked = []
+
+    def ranker(some, slots):
+        asked.append(len(some))
+        return torch.tensor(slots)
+
+    def scored(weights, some=lists, orders=2):
+        return measure.scored(ranker, some, orders, tmp_path / "kept" / "kept.json", weights, shown=False)
+    assert scored(None) is None and asked == []
+    first = scored("one")
+    again = scored("one")
+    assert asked == [6, 6] and (again["values"]["ndcg@6"] == first["values"]["ndcg@6"]).all()
+    assert scored(None)["values"].keys() == first["values"].keys() and len(asked) == 2
+    fewer = lists._replace(lists=lists.lists[:5])
+    assert scored(None, fewer) is None and scored(None, orders=3) is None and len(asked) == 2
+    scored("other")
+    assert len(asked) == 4
+    scored("other", fewer)
+    assert len(asked) == 6
 
 
 def test_arms_go_on_from_the_start_and_draw_other_batches(config, tmp_path):
@@ -175,5 +296,8 @@ def test_another_verb_or_row_is_one_line():
         real_table.main(["fit"])
     with pytest.raises(Exception, match="score takes no --rows"):
         real_table.main(["score", "--rows", "SFT"])
+    for flag, value in (("--seed", "7"), ("--limit", "-1"), ("--jobs", "0"), ("--size", "tpu")):
+        with pytest.raises(Exception, match=flag):
+            real_table.main(["list", flag, value])
     with pytest.raises(Exception, match="--rows: no row SLL; there are start; SFT"):
         real_table.main(["list", "--rows", "SLL"])
