@@ -146,7 +146,8 @@ def check_minimum(cfg, **minimum) -> None:
 
 
 def parse_flags(arguments: list[str] | None, *configs, presets: dict | None = None,
-                positional: str | None = None) -> list:
+                positional: str | None = None,
+                positional_help: str = "folders that train.py wrote") -> list:
     """One object for each dataclass, from the command line; then the positional arguments, if any.
 
     --preset NAME, where there are presets, changes defaults; flags win. An unknown flag is refused.
@@ -154,7 +155,7 @@ def parse_flags(arguments: list[str] | None, *configs, presets: dict | None = No
     parser = transformers.HfArgumentParser(
         list(configs), allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     if positional:
-        parser.add_argument(positional, nargs="*", help="folders that train.py wrote")
+        parser.add_argument(positional, nargs="*", help=positional_help)
     if presets:
         default = next(iter(presets))
         parser.add_argument("--preset", choices=list(presets), default=default,

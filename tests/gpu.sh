@@ -8,5 +8,5 @@ ALRO_TEST_ON_GPU=1 python3 -m pytest -q || true  # results/README.md: On CUDA
 [ -e runs/demo-gpu ] || python3 train.py --out runs/demo-gpu
 python3 tests/benchmark.py --preset small-gpu "${inputs[@]}" --only loop --compile True --json results/loop-gpu.json
 table=(--size gpu --compile True "${inputs[@]}")
-python3 tests/real_table.py each --jobs 4 "${table[@]}"  # twelve runs; --seed 1 --rows "SFT;ALRO;SFT+SLL;SFT+PSL" are four
+python3 tests/real_table.py each --jobs 4 "${table[@]}"  # 36 GiB; what ran is --seed 1 --rows "SFT;ALRO;SFT+SLL;SFT+PSL"
 python3 tests/real_table.py score "${table[@]}"

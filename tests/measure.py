@@ -34,7 +34,7 @@ TEN, FIVE, THREE = range(10), range(5), range(3)
 
 
 def current_rank_losses(model, batch, cfg) -> dict:
-    """PAPER.md's doubt: delta over the model's current ranks, as in the classic NDCG-Loss2, in the place of the
+    """The doubt in alro.pair_weights: delta over the model's current ranks, as in the classic NDCG-Loss2, not over the
     target ranks that the summary names."""
     parts = train.losses(model, batch, cfg)
     log_probs, _, _ = train.model_outputs(model, batch, cfg)

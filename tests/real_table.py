@@ -1,17 +1,19 @@
-"""The real table: a pretrained model on MovieLens-100K, every arm, beside every rival. By hand: minutes on a large GPU
-(--size gpu: twelve runs; four of them are results/real.json), hours on a CPU (--size cpu, results/real-cpu.json).
+"""The real table: a pretrained model on MovieLens-100K, every arm, beside every rival. By hand.
 
-    python tests/real_table.py each --data_path DATA --model MODEL      train and rank with every row and seed, --jobs
-                                                                        at a time; stopped, it goes on
-    python tests/real_table.py score --data_path DATA --model MODEL     fit the rivals and write the file in results/
-    python tests/real_table.py sweep --data_path DATA --model MODEL     rank validation lists with the sweep's rows:
-                                                                        results/real-SIZE-sweep.json
-    python tests/real_table.py list --data_path DATA --model MODEL      what there is to train, and what is done
+    python tests/real_table.py each --size gpu --jobs 4 --compile True --data_path DATA --model MODEL
+        train and rank with every row and seed, --jobs at a time; stopped, it goes on. Nine runs; four of them (--seed 1
+        --rows "SFT;ALRO;SFT+SLL;SFT+PSL") took seven minutes on an H100. About 9 GiB of tensors a job.
+    python tests/real_table.py score --size gpu --data_path DATA --model MODEL
+        fit the rivals (a minute of CPU), print the table, write it to --out
+    python tests/real_table.py sweep ...    rank validation lists with the rows of SWEEP, which `each` trains if --rows
+                                            names them; write what was found to --out
+    python tests/real_table.py list ...     what there is to train, and what is done
 
-`train` and `rank` do one half of `each`, in one process. A run lies in runs/real-SIZE/<row>/<seed>; how well it ranks
-is kept beside it, so that ranking goes on after an interruption, and `score` needs no weights. Two processes may
-train or rank side by side, each with --rows of its own. `each` gives every row a process of its own: one that has
-trained a row keeps memory that it no longer uses, and the next row's loader is forked from it.
+--size cpu: less of everything, hours on two cores. `train` and `rank` do one half of `each`, in one process; `one` is
+what each of its processes does. A run lies in runs/real-SIZE/<row>/<seed>, what it printed in <seed>.txt beside it; how
+well it ranks is kept in its folder, so that ranking goes on after an interruption, and `score` needs no weights. Two
+processes may train or rank side by side, each with --rows of its own. `each` gives every row a process of its own: one
+that has trained a row keeps memory that it no longer uses, and the next row's loader is forked from it.
 """
 import dataclasses
 import hashlib
@@ -20,6 +22,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -31,9 +36,6 @@ from data import DataConfig  # noqa: E402
 from measure import Row, file_name, scored, table  # noqa: E402
 from runs import check_input, check_minimum, option, parse_flags, read_log, read_run_config, run_script, write_json  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
-
-
 @dataclasses.dataclass(frozen=True)
 class RealConfig:
     """Where the inputs are, and how much of them to use."""
@@ -43,10 +45,13 @@ class RealConfig:
     model: str = option("HuggingFaceTB/SmolLM2-135M-Instruct", "Hugging Face id or folder")
     size: str = option("cpu", "cpu or gpu: how much to train and to rank")
     limit: int | None = option(None, "test lists to rank; 0 = all (default: as --size says)")
-    rows: str = option("", "train or rank these alone, separated by ;, as `list` names them (default: all)")
+    rows: str = option("", "train or rank these alone, separated by ;, as `list` names them (default: all but the "
+                           "sweep's)")
     seed: int | None = option(None, "train or rank this seed alone (default: all)")
     jobs: int = option(1, "each: processes side by side")
     compile: bool = option(False, "as train.py's")
+    out: str | None = option(None, "score, sweep: folder for the table (default: runs/real-SIZE; the pages are made "
+                                   "from results)")
 
     def __post_init__(self):
         check_minimum(self, jobs=1)
@@ -63,17 +68,30 @@ FIELDS = {"fields": "title,category,average"}
 CPU_START = {"steps": 372, "batch_size": 8, "grad_accum": 1, "lr": 2e-4, "beta": 0.0,
              "valid_limit": 60, "valid_every": 93, "log_every": 4}
 CPU = {"steps": 80, "batch_size": 8, "grad_accum": 2, "lr": 1e-4, "valid_limit": 60, "log_every": 4, "valid_every": 40}
-# Each arm's first seed was validated at steps 40 and 80, and was better at 40 in every one of the four, where the rate
-# is still level. What was trained later (a second seed, title alone) is these 40 steps alone, step for step the same.
+# Each arm's first seed was validated at steps 40 and 80 and was better at 40, in all four arms; the rate has not begun
+# to fall there. What was trained later (a second seed, title alone) is these 40 steps alone, step for step the same.
 CPU_LATER = {"steps": 40, "warmup": 0.2, "decay": 0.0}
-# The preset small-gpu, validated less often: an arm begins with the pretrained model, for an epoch of 14,117 lists, 32
-# a step. Without PSL a list has one prompt, not two: as many prompts go through the model at once with half the parts.
+# The preset small-gpu, validated less often, for an epoch of 14,117 lists, 32 a step.
 GPU = {"steps": 442, "valid_every": 148}
+
+
+class Size(NamedTuple):
+    """How much to train and to rank."""
+    start: dict | None  # training of the model that every arm goes on from; None: of the pretrained one
+    train: dict         # training of an arm
+    without_psl: dict   # what is other for an arm without PSL, whose lists have one prompt, not two
+    later: dict         # what is other for what was trained later: seeds from 2 on, title alone, the sweep
+    data: dict
+    seeds: int          # of SFT and ALRO; the other rows have one
+    limit: int          # test lists to rank; 0 = all
+    file: str           # the table's name
+
+
 SIZES = {
-    "cpu": {"start": CPU_START, "train": CPU, "without_psl": {}, "later": CPU_LATER,
-            "data": {"history_size": 10, "stride": 15}, "seeds": 1, "more_seeds": 2, "limit": 300, "file": "real-cpu"},
-    "gpu": {"start": None, "train": GPU, "without_psl": {"grad_accum": 2}, "later": {},
-            "data": {}, "seeds": 1, "more_seeds": 3, "limit": 0, "file": "real"}}
+    "cpu": Size(CPU_START, CPU, {}, CPU_LATER, {"history_size": 10, "stride": 15}, 2, 300, "real-cpu"),
+    # 16 prompts at a time either way.
+    "gpu": Size(None, GPU, {"grad_accum": 2}, {}, {}, 3, 0, "real")}
+START_SEED = 0
 SFT = {"alpha": 0.0, "beta": 0.0}
 ARMS = {"SFT": SFT, "ALRO": {}, "SFT+SLL": {"beta": 0.0}, "SFT+PSL": {"alpha": 0.0}}
 # One setting changed, looked at on validation lists alone (the log has them): {row: (training, data)}.
@@ -85,30 +103,31 @@ def plan(cfg: RealConfig) -> dict[str, Row]:
     """{row: what to train}, a start before what goes on from it. Beta is 1 and reaches PSL's target: a guess, which
     SWEEP looks at."""
     size = SIZES[cfg.size]
-    files = {"dataset": cfg.dataset, "data_path": cfg.data_path, **size["data"]}
+    files = {"dataset": cfg.dataset, "data_path": cfg.data_path, **size.data}
     title_alone = {**files, "fields": "title"}
     given = {"model": cfg.model, "beta": 1.0, "through_target": True, "compile": cfg.compile,
-             "test_at_end": False, **size["train"]}
+             "test_at_end": False, **size.train}
     rows = {}
 
     def start(name: str, data: dict) -> dict:
         """The row of a start, if there is to be one. Returns: what an arm that goes on from it is given."""
-        if not size["start"]:
+        if not size.start:
             return given
-        rows[name] = Row([0], {"model": cfg.model, "compile": cfg.compile, "test_at_end": False, **size["start"]}, data)
-        return {**given, "model": str(folder_of(cfg, name, 0) / "model")}
+        training = {"model": cfg.model, "compile": cfg.compile, "test_at_end": False, **size.start}
+        rows[name] = Row([START_SEED], training, data)
+        return {**given, "model": str(folder_of(cfg, name, START_SEED) / "model")}
 
     with_fields = {**files, **FIELDS}
     started = start("start", with_fields)
     for arm, weights in ARMS.items():
-        seeds = range(1, 1 + size["more_seeds" if arm in ("SFT", "ALRO") else "seeds"])
-        parts = size["without_psl"] if weights.get("beta") == 0 else {}
+        seeds = range(1, 1 + size.seeds) if arm in ("SFT", "ALRO") else [1]
+        parts = size.without_psl if weights.get("beta") == 0 else {}
         rows[arm] = Row(seeds, {**started, **weights, **parts}, with_fields)
     for name, (weights, data) in SWEEP.items():
-        if not (data and size["start"]):  # other prompts would need a start of their own
-            rows[name] = Row([1], {**started, **weights, **size["later"]}, {**with_fields, **data})
+        if not (data and size.start):  # other prompts would need a start of their own
+            rows[name] = Row([1], {**started, **weights, **size.later}, {**with_fields, **data})
     started = start("start, title alone", title_alone)
-    rows["ALRO, title alone"] = Row(range(1, 1 + size["seeds"]), {**started, **size["later"]}, title_alone)
+    rows["ALRO, title alone"] = Row([1], {**started, **size.later}, title_alone)
     return rows
 
 
@@ -127,13 +146,14 @@ def configurations(row: Row, seed: int, later: dict) -> tuple[DataConfig, train.
     return DataConfig(**data), train.TrainConfig(**training)
 
 
-def jobs(cfg: RealConfig) -> list[tuple]:
-    """(row, seed, folder, configurations) of --rows: the starts, then the first seed of every row; the sweep last."""
+def jobs(cfg: RealConfig, with_sweep: bool = False) -> list[tuple]:
+    """(row, seed, folder, configurations) of --rows: the starts, then the first seed of every row; the sweep last, and
+    only if it is named or asked for."""
     rows = plan(cfg)
-    chosen = cfg.rows.split(";") if cfg.rows else list(rows)
+    chosen = cfg.rows.split(";") if cfg.rows else [row for row in rows if with_sweep or row not in SWEEP]
     unknown = set(chosen) - set(rows)
     check_input(not unknown, f"--rows: no row {', '.join(sorted(unknown))}; there are {'; '.join(rows)}")
-    later = SIZES[cfg.size]["later"]
+    later = SIZES[cfg.size].later
     found = [(name, seed, folder_of(cfg, name, seed), *configurations(row, seed, later))
              for name, row in rows.items() if name in chosen for seed in row.seeds if cfg.seed in (None, seed)]
     check_input(len(found) > 0, f"no such row has --seed {cfg.seed}")
@@ -153,6 +173,7 @@ def is_done(folder: Path, data_cfg: DataConfig, train_cfg: train.TrainConfig) ->
 
 
 def train_all(cfg: RealConfig) -> None:
+    check_input(cfg.size == "cpu" or torch.cuda.is_available(), f"--size {cfg.size}: no CUDA GPU found")
     for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
         if is_done(folder, data_cfg, train_cfg):
             continue
@@ -186,7 +207,7 @@ def asked_once(ranker):
 
 
 def limit_of(cfg: RealConfig) -> int:
-    return SIZES[cfg.size]["limit"] if cfg.limit is None else cfg.limit
+    return SIZES[cfg.size].limit if cfg.limit is None else cfg.limit
 
 
 def kept_at(cfg: RealConfig, folder: Path, row: str) -> Path:
@@ -194,7 +215,7 @@ def kept_at(cfg: RealConfig, folder: Path, row: str) -> Path:
 
 
 def rank_zero_shot(cfg: RealConfig, folder: Path, data) -> dict:
-    """With the model that the run in this folder began with; from what is kept where that is not here."""
+    """With the untrained model, that of the run in this folder; where it is not here, from a ranking that was kept."""
     kept = kept_at(cfg, runs_of(cfg), "zero-shot")
     weights = Path(cfg.model, "model.safetensors")
     if not weights.exists():  # a model of the hub, or of another machine
@@ -242,7 +263,7 @@ def rank_all(cfg: RealConfig) -> tuple:
         data = worlds[data_cfg]
         evaluate.check_data_of_run(str(folder), read_run_config(str(folder)), evaluate.data_hashes(data))
         # Once, with a row that began with the pretrained model, on the prompts that say all.
-        if name == ("start" if SIZES[cfg.size]["start"] else "SFT") and seed < 2:
+        if name == ("start" if SIZES[cfg.size].start else "SFT") and seed <= 1:
             by_row["zero-shot"], calls["zero-shot"] = [rank_zero_shot(cfg, folder, data)], 1
         more = WAYS.get(name, []) if seed == 1 else []
         for way, method in rank_ways(cfg, folder, name, ["", *more], data).items():
@@ -258,7 +279,7 @@ def rank_all(cfg: RealConfig) -> tuple:
 def runs_done(cfg: RealConfig) -> dict:
     """{row: {seed: its configuration and log}}, of what is trained; the log without what is the same in each line."""
     found = {}
-    for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
+    for name, seed, folder, data_cfg, train_cfg in jobs(cfg, with_sweep=True):
         if is_done(folder, data_cfg, train_cfg):
             config = read_run_config(str(folder))
             model = Path(config["train"]["model"])  # of this machine, or the start of an arm
@@ -313,11 +334,19 @@ def score_all(cfg: RealConfig) -> None:
     result["validation"] = validations(runs)
     result["missing"] = missing
     del result["timing"]  # ranked beside other work, and point-wise in one order of two
-    name_of_file = SIZES[cfg.size]["file"]
     logs = {name: result[name] for name in ("dataset", "model", "hardware")} | {"runs": runs}
-    for file, content in ((name_of_file, result), (f"{name_of_file}-runs", logs)):
-        write_json(ROOT / "results" / f"{file}.json", content)
-        print(f"results/{file}.json")
+    write(cfg, "-runs", logs)
+    write(cfg, "", result)
+    top = evaluate.main_metric(data.list_size)
+    rows = {row: {top: f"{method[top]['mean']:.3f}", "agreement": f"{method['agreement']['mean']:.3f}"}
+            for row, method in result["methods"].items()}
+    print(evaluate.columns_of_text(rows, 12))
+
+
+def write(cfg: RealConfig, ending: str, content: dict) -> None:
+    file = Path(cfg.out or runs_of(cfg), f"{SIZES[cfg.size].file}{ending}.json")
+    write_json(file, content)
+    print(file)
 
 
 SWEEP_LISTS, SWEEP_ORDERS = 300, 1
@@ -327,7 +356,7 @@ def sweep(cfg: RealConfig) -> None:
     """ALRO's first seed with one setting changed, on validation lists; beta 0 is SFT+SLL."""
     rows = {}
     about = {"dataset": cfg.dataset, "model": Path(cfg.model).name, "lists": f"validation, first {SWEEP_LISTS}"}
-    for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
+    for name, seed, folder, data_cfg, train_cfg in jobs(cfg, with_sweep=True):
         if seed == 1 and name in ("ALRO", "SFT+SLL", *SWEEP) and is_done(folder, data_cfg, train_cfg):
             data = evaluate.load_evaluation(data_cfg, "valid", SWEEP_LISTS)
             ranker = evaluate.ranker_of_run(str(folder), data.ratings.prompt_words(), data.list_size)
@@ -341,13 +370,11 @@ def sweep(cfg: RealConfig) -> None:
     for name, values in rows.items():
         mean, low, high = evaluate.paired_bootstrap(values[metric], rows["ALRO"][metric])
         result["rows"][name] = {"mean": float(values[metric].mean()), "minus ALRO": [mean, low, high]}
-    file = Path("results", f"real-{cfg.size}-sweep.json")
-    write_json(ROOT / file, result)
-    print(file)
+    write(cfg, "-sweep", result)
 
 
 def list_all(cfg: RealConfig) -> None:
-    for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
+    for name, seed, folder, data_cfg, train_cfg in jobs(cfg, with_sweep=True):
         print("done" if is_done(folder, data_cfg, train_cfg) else "    ", name, seed)
 
 
@@ -371,7 +398,7 @@ def each(cfg: RealConfig) -> None:
               for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         for is_start in (True, False):
-            waiting = [job[:3] for job in jobs(cfg) if (job[1] == 0) == is_start]
+            waiting = [job[:3] for job in jobs(cfg) if (job[1] == START_SEED) == is_start]
             failed += side_by_side(cfg, waiting, stopped)
             if stopped or failed:
                 break
@@ -389,6 +416,7 @@ def side_by_side(cfg: RealConfig, waiting: list[tuple], stopped: list) -> list[t
         while waiting and not stopped and len(running) < cfg.jobs:
             name, seed, folder = waiting.pop(0)
             running[name, seed] = start_process(cfg, name, seed, folder)
+            print(f"{time.strftime('%H:%M:%S')} {name}, seed {seed}: begun, see {folder}.txt", flush=True)
         time.sleep(0.2)
         for (name, seed), process in [*running.items()]:
             if process.poll() is not None:
@@ -418,7 +446,7 @@ VERBS = {"each": each, "train": train_all, "rank": rank_all, "score": score_all,
 
 
 def main(arguments: list[str] | None = None) -> None:
-    cfg, verbs = parse_flags(arguments, RealConfig, positional="verbs")
+    cfg, verbs = parse_flags(arguments, RealConfig, positional="verb", positional_help=", ".join(VERBS))
     check_input(len(verbs) == 1 and verbs[0] in VERBS, f"one of: {', '.join(VERBS)}")
     VERBS[verbs[0]](cfg)
 
