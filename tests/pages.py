@@ -256,6 +256,8 @@ TABLES = {
     "real-groups": lambda: real_groups("real", ["SFT", "ALRO", "LightGCN", "told the category"]),
     "real-runs": real_runs,
     "real-cpu-sweep": real_sweep,
+    "real-cpu-908": lambda: table(read("real-cpu-908"), REAL),
+    "real-cpu-908-differences": lambda: differences(read("real-cpu-908")),
     "real-cpu": lambda: table(read("real-cpu"), REAL),
     "real-cpu-differences": lambda: differences(read("real-cpu")),
     "real-cpu-groups": lambda: real_groups("real-cpu", ["start", "SFT", "ALRO", "LightGCN", "told the category"]),
