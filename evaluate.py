@@ -737,8 +737,13 @@ def score_run(folder: str, rankers: dict, data: EvaluationData, orders: int, dec
 
 def sha256_of_model(folder: str) -> str:
     """Hash of a run's weights: a result of other weights is out of date."""
+    return sha256_of_weights(Path(folder, "model"))
+
+
+def sha256_of_weights(model_folder: Path) -> str:
+    """Hash of the weights in a Hugging Face folder."""
     digest = hashlib.sha256()
-    for path in sorted(Path(folder, "model").glob("*.safetensors")):
+    for path in sorted(model_folder.glob("*.safetensors")):
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -254,8 +254,11 @@ def trl_trainer(what: str, data_cfg, cfg, ratings, lists, warm: int, count: int,
     import trl
     forget_peak()
     model, encoder, steps = prepared(data_cfg, dataclasses.replace(cfg, steps=warm + count), ratings, lists)
+    shown = []
+    for step in range(warm + count):
+        shown += steps.lists_of(*divmod(step, steps.per_epoch))
     rows, tokens = [], 0
-    for one in [one for step in range(warm + count) for one in steps.lists_of(*divmod(step, steps.per_epoch))]:
+    for one in shown:
         batch, _ = steps.batch([one], 0)
         tokens += tokens_of(batch)
         answer = "".join(IDENTIFIERS[slot] for slot in batch.slots[0].argsort()[batch.order[0]].tolist())
@@ -281,13 +284,12 @@ def trl_trainer(what: str, data_cfg, cfg, ratings, lists, warm: int, count: int,
 
 def loop(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     """Tokens per second and memory of train.py's loop, SFT and ALRO; of TRL's SFTTrainer, if trl is installed."""
-    sizes = (data_cfg, ratings, lists, 3, 2 * bench.repeat)
+    rows = []
 
     def measure(run, what, more=None, **fields):
-        data, ratings, lists, warm, count = sizes
-        rows.append(run(what, data, dataclasses.replace(cfg, **fields), ratings, lists, warm, count, **(more or {})))
+        some = dataclasses.replace(cfg, **fields)
+        rows.append(run(what, data_cfg, some, ratings, lists, warm=3, count=2 * bench.repeat, **(more or {})))
         print(rows[-1], flush=True)
-    rows = []
     whole = {"grad_accum": 1, "compile": False}
     sft = {"alpha": 0.0, "beta": 0.0, "history_weight": 0.0}
     measure(ours, "SFT, no history loss, one part", **whole, **sft)

@@ -80,16 +80,20 @@ def signed(value: float) -> str:
     return ("+" if value >= 0 else "−") + number(abs(value))
 
 
+def interval(low: float, high: float) -> str:
+    return f"[{signed(low)}, {signed(high)}]"
+
+
 def differences(result: dict) -> str:
     rows = []
     for pair, by_metric in result["differences"].items():
         row = [pair.replace(" - ", " − ")]
         for metric in (metric_of(result), "agreement"):
-            low, high = by_metric[metric]["ci95_seeds_and_lists"]
+            ends = by_metric[metric]["ci95_seeds_and_lists"]
             seeds = by_metric[metric]["by_seed"]
             above = sum(gap > 0 for gap in seeds)
             counted = f"; above in {above} of {len(seeds)}" if len(seeds) > 1 else "; one seed"
-            row.append(f"{signed(by_metric[metric]['mean'])} [{signed(low)}, {signed(high)}]{counted}")
+            row.append(f"{signed(by_metric[metric]['mean'])} {interval(*ends)}{counted}")
         rows.append(row)
     return markdown(["", metric_of(result).replace("ndcg", ""), "agreement"], rows)
 
@@ -160,7 +164,7 @@ def real_sweep() -> str:
     rows = []
     for row, found in read("real-cpu-sweep")["rows"].items():
         mean, low, high = found["minus ALRO"]
-        gap = "" if row == "ALRO" else f"{signed(mean)} [{signed(low)}, {signed(high)}]"
+        gap = "" if row == "ALRO" else f"{signed(mean)} {interval(low, high)}"
         rows.append([row, number(found["mean"]), gap])
     return markdown(["", "@10", "minus ALRO"], rows)
 
@@ -199,7 +203,7 @@ def found() -> str:
         f"3. **Shuffling the display is the rival to beat**: SFT {gap['SFT, shuffled']}, SFT+SLL "
         f"{gap['SFT+SLL, shuffled']}, ALRO {gap['ALRO, shuffled']}. At twice the steps (ALRO's time) shuffled "
         "SFT and shown ALRO are not told apart: over five seeds ALRO − SFT "
-        f"{signed(twice['mean'])} [{signed(low)}, {signed(high)}], "
+        f"{signed(twice['mean'])} {interval(low, high)}, "
         f"above in {above} of {len(twice['by_seed'])} seeds. Seeds differ most in *when* they rise ([curves]"
         "(results/learning_curves.png)).",
         "4. **Titles beat embeddings where films are new** (seeds 0 to 2, early ones): all six new, ALRO "
@@ -219,9 +223,6 @@ def real_finding() -> str:
     def of(row: str, metric: str = "ndcg@10") -> str:
         return number(result["methods"][row][metric]["mean"], 2 if metric == "agreement" else 3)
 
-    def interval(entry: dict, digits: int = 3) -> str:
-        low, high = (("+" if end >= 0 else "−") + number(abs(end), digits) for end in entry["ci95_seeds_and_lists"])
-        return f"[{low}, {high}]"
     assert len(ndcg["by_seed"]) == 1, "several seeds: another sentence"
     assert result["ranked_lists"] == result["informative_lists"] and result["model"] == "smollm2-135m"
     assert "H100" in result["hardware"], "another machine: another sentence"
@@ -234,7 +235,8 @@ def real_finding() -> str:
         "5. **On MovieLens-100K, answers agree more with PSL** (SmolLM2-135M from 4 bits, an epoch on an H100, one "
         f"seed; shuffled, {result['ranked_lists']} lists): ALRO {of('ALRO', 'agreement')}, "
         f"SFT on half the prompts {of('SFT', 'agreement')}.",
-        f"NDCG@10 {of('ALRO')}, {of('SFT')}: {signed(ndcg['mean'])} {interval(ndcg)}, not told apart;",
+        f"NDCG@10 {of('ALRO')}, {of('SFT')}: {signed(ndcg['mean'])} {interval(*ndcg['ci95_seeds_and_lists'])},",
+        "not told apart;",
         f"nor is ALRO from item mean (in its prompt), {of('item mean')}.",
         f"LightGCN stays above, {of('LightGCN')}; chance {of('chance')}."])
 

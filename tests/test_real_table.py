@@ -230,7 +230,7 @@ def test_a_run_on_other_titles_is_not_ranked(from_nothing, tmp_path, world):
         real_table.main(["rank", *given])
 
 
-def test_what_is_kept_is_of_the_same_weights_lists_and_orders(tmp_path, monkeypatch):
+def test_what_is_kept_is_of_the_same_weights_lists_and_orders(tmp_path):
     lists = evaluate.load_evaluation(data.DataConfig(), "test", 6)
     asked = []
 
