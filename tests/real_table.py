@@ -227,7 +227,8 @@ def rank_zero_shot(cfg: RealConfig, folder: Path, data) -> dict:
 
     def untrained(lists, slots):  # built only where nothing is kept
         return baselines.untrained_ranker(str(folder), data.ratings, data.list_size)(lists, slots)
-    return scored(untrained, data, ORDERS, kept, f"{weights}, prompts {evaluate.data_hashes(data)['prompt']}", shown=False)
+    stamp = f"{weights}, prompts {evaluate.data_hashes(data)['prompt']}"
+    return scored(untrained, data, ORDERS, kept, stamp, shown=False)
 
 
 def rank_ways(cfg: RealConfig, folder: Path, row: str, ways: list[str], data) -> dict:

@@ -447,3 +447,14 @@ def test_the_rate_rises_stays_and_falls_by_shares_of_the_steps():
         optimizer.step()
         scheduler.step()
     assert rates == pytest.approx([0, 0.5, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_the_log_tells_of_a_validation_once_its_model_is_saved(small_world, tmp_path, monkeypatch):
+    """Killed while it is saved, the older model is there: the log must not say that it was validated, or is done."""
+    def killed(*_):
+        raise Crash
+    monkeypatch.setattr(train, "save_model", killed)
+    with pytest.raises(Crash):
+        train.train(*demo_run(tmp_path / "run"))
+    assert [row["step"] for row in log_of(tmp_path / "run")] == [1, 2, 3, 4]
+    assert not any("valid_ndcg" in row for row in log_of(tmp_path / "run"))
