@@ -244,6 +244,26 @@ def sft_loss(log_probs: Tensor, order: Tensor) -> Tensor:
     return -gold.mean(-1)
 
 
+def soft_ties_loss(log_probs: Tensor, order: Tensor, ratings: Tensor) -> Tensor:
+    """SFT with a soft target: at each position all items that are tied for it are equally right.
+
+    Args: log_probs, order as in `sft_loss`; ratings (B, m).
+    Returns: (B,), nats per identifier; the same as `sft_loss` where no two ratings are equal.
+    Differs from the paper: OURS. `sft_loss` asks for the one order that was drawn for the ties and
+        punishes all others, though the user likes them as much. Over the draws both have one mean
+        (given the items before k, each item tied for k is drawn as often), so the expected gradient
+        is the same; this one has less noise.
+    """
+    rank = rank_of(order).unsqueeze(-2)  # (B, 1, m)
+    k = torch.arange(1, order.shape[-1] + 1, device=order.device).unsqueeze(-1)  # (m, 1)
+    rating_at = ratings.gather(-1, order).unsqueeze(-1)  # (B, m, 1) of the item at gold position k
+    tied = ratings.unsqueeze(-2) == rating_at  # (B, m, m) item i is rated as the gold item at k
+    right = tied & (rank >= k)  # (B, m, m) and is not out yet
+    # Select, do not multiply: what is not right may have a log-probability of -inf.
+    of_right = torch.where(right, log_probs, 0.0).sum(-1)  # (B, m)
+    return -(of_right / right.sum(-1)).mean(-1)
+
+
 def history_loss(history_logits: Tensor, rated: Tensor) -> Tensor:
     """Next-token loss on the rating text of each history line ("Heat (1995): 4").
 
@@ -398,7 +418,7 @@ def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float
               beta: float, gamma: float, sigma: float = 1.0,
               other_log_probs: Tensor | None = None, through_target: bool = True,
               history_term: Tensor | None = None, history_weight: float = 0.0,
-              ) -> dict[str, Tensor]:
+              soft_ties: bool = False) -> dict[str, Tensor]:
     """The objective, L = L_sft + alpha L_sll + beta L_psl [+ history_weight L_history], per list.
 
     Args:
@@ -406,6 +426,7 @@ def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float
         order, ratings: (B, m) gold order and ratings.
         other_log_probs: the same in another displayed order; None leaves PSL out.
         history_term: (B,), `history_loss`, or None.
+        soft_ties: `soft_ties_loss` in the place of `sft_loss`.
     Returns: dict of (B,) tensors: "sft", "sll", "psl" and "history" where they apply, "total"; and,
         detached, for the log, "kl": how far apart the two orders' outputs are (PSL less the entropy
         of y).
@@ -416,8 +437,11 @@ def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float
     """
     log_y = log_probs.log_softmax(-1)  # (B, m, m) from the vocabulary to the m identifiers
     tau = gold_rank(ratings)  # (B, m)
-    parts = {"sft": sft_loss(log_probs, order),
-             "sll": soft_lambda_loss(log_y.exp(), ratings, tau, gamma, sigma)}
+    if soft_ties:
+        sft = soft_ties_loss(log_probs, order, ratings)
+    else:
+        sft = sft_loss(log_probs, order)
+    parts = {"sft": sft, "sll": soft_lambda_loss(log_y.exp(), ratings, tau, gamma, sigma)}
     if other_log_probs is not None:
         other_log_y = other_log_probs.log_softmax(-1)  # (B, m, m)
         parts["psl"] = permutation_loss(log_y, other_log_y, through_target)

@@ -524,7 +524,7 @@ def first_step_losses(model, batch, cfg) -> dict[str, torch.Tensor]:
     parts = alro_loss(
         log_probs, order, ratings, **weights, gamma=cfg.gamma, sigma=cfg.sigma,
         other_log_probs=other_log_probs, through_target=cfg.through_target,
-        history_term=history_term)
+        history_term=history_term, soft_ties=cfg.soft_ties)
     parts["sll"] = first_step_loss(log_probs, ratings, cfg.sigma)
     if cfg.alpha > 0:
         parts["total"] = parts["total"] + cfg.alpha * parts["sll"]
@@ -541,7 +541,7 @@ def both_orders_losses(model, batch, cfg) -> dict[str, torch.Tensor]:
     order = batch.order[:len(log_probs)]  # (B, m)
     ratings = batch.ratings[:len(log_probs)]  # (B, m)
     objective = functools.partial(alro_loss, order=order, ratings=ratings, alpha=cfg.alpha,
-                                  gamma=cfg.gamma, sigma=cfg.sigma)
+                                  gamma=cfg.gamma, sigma=cfg.sigma, soft_ties=cfg.soft_ties)
     parts = objective(
         log_probs, beta=cfg.beta, other_log_probs=other_log_probs, history_term=history_term,
         through_target=cfg.through_target, history_weight=cfg.history_weight)

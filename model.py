@@ -115,6 +115,11 @@ def join_processes() -> tuple[int, int]:
     return processes.get_rank(), int(world)
 
 
+def leave_processes() -> None:
+    if processes.is_initialized():
+        processes.destroy_process_group()
+
+
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     """The sum over all processes, in place."""
     if processes.is_initialized():

@@ -35,7 +35,7 @@ from data import (
 from evaluate import ModelRanker, choose_lists, in_plain_words, ndcg, rank_test_lists
 from model import (
     autocast, build_model, choose_bf16, describe_device, encode, hardware, join_processes,
-    pick_device, processes, sum_over_processes, use_one_thread)
+    leave_processes, pick_device, processes, sum_over_processes, use_one_thread)
 from runs import (
     LOG_FIELDS, Clock, FolderInUse, Origin, StopRequest, TrainingLog, check_input, check_minimum,
     command, config_from_dict, error_at, ignore_interrupt, load_checkpoint, open_folder, option,
@@ -67,6 +67,8 @@ class TrainConfig:
     history_weight: float = option(1.0, "weight of the loss on the history's ratings (OURS)")
     display_order: str = option("shown", "order in the first prompt: shown (a fixed one per list) "
                                          "or shuffled (anew each time)")
+    soft_ties: bool = option(False, "SFT takes all tied items for equally right (OURS, see "
+                                    "alro.soft_ties_loss)")
     through_target: bool = option(True, "gradients also flow through PSL's target (GUESS: yes, the "
                                         "demo learns sooner)")
 
@@ -295,7 +297,7 @@ def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
     terms = alro_loss(
         log_probs, order, ratings, **weights, gamma=cfg.gamma, sigma=cfg.sigma,
         other_log_probs=other_log_probs, through_target=cfg.through_target,
-        history_term=history_term)
+        history_term=history_term, soft_ties=cfg.soft_ties)
     return {**terms, **references(order, ratings, cfg)}
 
 
@@ -515,7 +517,8 @@ def describe_start(dataset: str, cfg: TrainConfig, job: Job, device_text: str,
              f"{len(job.splits.train)}{counts}"]
     lines.append(f"{cfg.model}: {job.model.num_parameters():,} weights, {n_trained:,} trained; "
                  f"{device_text}")
-    objective = (f"SFT + {cfg.alpha:g} SLL + {cfg.beta:g} PSL + {cfg.history_weight:g} history; "
+    sft = "SFT (soft ties)" if cfg.soft_ties else "SFT"
+    objective = (f"{sft} + {cfg.alpha:g} SLL + {cfg.beta:g} PSL + {cfg.history_weight:g} history; "
                  f"gamma {cfg.gamma:g}")
     if losses_name != name_of(losses):  # train(..., losses=...): only it knows what it weighs
         objective = losses_name
@@ -666,21 +669,27 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
         if process == 0:
             save_checkpoint(folder, progress, origin, model, optimizer, scheduler)
         raise SystemExit(f"interrupted; go on with: {command('train.py', '--resume', folder)}")
-    if n_processes > 1:
-        processes.destroy_process_group()
-
-    if device.type == "cuda":  # of this process, since it started
-        say(f"GPU memory at its peak: {torch.cuda.max_memory_allocated() / 2 ** 30:.1f} GiB")
+    leave_processes()
+    say_peak_memory(say, device)
 
     # ---- end: the test lists, with the model that was best on validation
     outcome = {"folder": str(folder), "best_valid_ndcg": progress.best, "shortened": shortened}
     # The first process ranks alone: the others have nothing left to do.
     if cfg.test_at_end and process == 0:
         outcome |= test_at_end(folder, cfg, job, shortened)
-    if any(shortened.values()):
-        counts = {use: len(list_ids) for use, list_ids in shortened.items()}
-        say(f"lists whose oldest history did not fit into the model's context: {counts}")
+    say_shortened(say, shortened)
     return outcome
+
+
+def say_peak_memory(say, device: torch.device) -> None:
+    if device.type == "cuda":  # of this process, since it started
+        say(f"GPU memory at its peak: {torch.cuda.max_memory_allocated() / 2 ** 30:.1f} GiB")
+
+
+def say_shortened(say, shortened: dict[str, set]) -> None:
+    counts = {use: len(list_ids) for use, list_ids in shortened.items()}
+    if any(counts.values()):
+        say(f"lists whose oldest history did not fit into the model's context: {counts}")
 
 
 def test_at_end(folder: Path, cfg: TrainConfig, job: Job, shortened: dict[str, set]) -> dict:

@@ -56,6 +56,8 @@ ALRO = train.TrainConfig()
 SFT = {"alpha": 0.0, "beta": 0.0}
 ARMS = {"SFT": SFT, "SFT+SLL": {"beta": 0.0}, "SFT+PSL": {"alpha": 0.0}, "ALRO": {}}
 
+SOFT = [("ALRO", "shown"), ("SFT", "shuffled"), ("SFT+SLL", "shuffled"), ("SFT", "shown"), ("ALRO", "shuffled")]
+
 
 def plan() -> dict[str, Row]:
     """{row: what to train}, the most important first."""
@@ -66,6 +68,9 @@ def plan() -> dict[str, Row]:
     for order in ("shown", "shuffled"):  # as long as ALRO takes: it reads two prompts a list
         rows[f"SFT, {order}, twice the steps"] = Row(
             FIVE, {**SFT, "display_order": order, "steps": 2 * ALRO.steps})
+    for arm, order in SOFT:  # SFT that takes all tied items for equally right
+        rows[f"{arm}, {order}, soft ties"] = Row(
+            TEN, {**ARMS[arm], "display_order": order, "soft_ties": True})
     for noise in (1.0, 2.0, 0.5):  # how large is the bias? (the default, 0.7, is above)
         for arm, order in (("SFT", "shown"), ("SFT", "shuffled"), ("ALRO", "shown")):
             rows[f"{arm}, {order}, retriever noise {noise:g}"] = Row(
