@@ -102,7 +102,8 @@ def step():
     return model, batch, log_probs
 
 
-SWITCHES = [{}, {"alpha": 0.5, "beta": 0.25, "history_weight": 0.0}, {"alpha": 0.0, "history_weight": 0.5}]
+SWITCHES = [{}, {"alpha": 0.5, "beta": 0.25, "history_weight": 0.0}, {"alpha": 0.0, "history_weight": 0.5},
+            {"soft_ties": True}]
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
@@ -127,6 +128,8 @@ def test_both_orders_losses_average_sft_and_sll_over_the_displayed_orders(step, 
     ours, rival = train.losses(model, batch, cfg), baselines.both_orders_losses(model, batch, cfg)
     order, ratings = batch.order[:8], batch.ratings[:8]
     sft = [alro.sft_loss(log_probs, order) for log_probs in both]
+    if cfg.soft_ties:
+        sft = [alro.soft_ties_loss(log_probs, order, ratings) for log_probs in both]
     sll = [alro.soft_lambda_loss(log_probs.softmax(-1), ratings, alro.gold_rank(ratings), 5.0, 2.0)
            for log_probs in both]
     assert rival.keys() == ours.keys()

@@ -205,7 +205,7 @@ def test_gradient_accumulation_gives_the_same_gradient(tmp_path, demo_straight, 
 
 @pytest.mark.parametrize("change", [
     {"alpha": 0.0}, {"beta": 0.5}, {"gamma": 5.0}, {"sigma": 2.0}, {"history_weight": 0.0}, {"through_target": False},
-    {"display_order": "shuffled"}])
+    {"display_order": "shuffled"}, {"soft_ties": True}])
 def test_each_switch_changes_the_gradient(change):
     def gradient(cfg):
         model, steps, _ = step_of(cfg)
