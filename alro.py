@@ -252,8 +252,9 @@ def soft_ties_loss(log_probs: Tensor, order: Tensor, ratings: Tensor) -> Tensor:
     Differs from the paper: OURS. `sft_loss` asks for the one order that was drawn for the ties and
         punishes all others, though the user likes them as much. Over the draws both have one mean
         (given the items before k, each item tied for k is drawn as often), so the expected gradient
-        is the same; but here each position's term no longer hangs on what is drawn for it. The
-        demo's models learned sooner (results/README.md, "Soft ties").
+        is the same; but here a position's term hangs only on what was drawn before it. In the demo
+        SFT and SFT + SLL on shuffled orders end higher with it, ALRO on shown ones does not
+        (results/README.md, "Soft ties").
     """
     rank = rank_of(order).unsqueeze(-2)  # (B, 1, m)
     k = torch.arange(1, order.shape[-1] + 1, device=order.device).unsqueeze(-1)  # (m, 1)

@@ -115,8 +115,9 @@ def join_processes() -> tuple[int, int]:
     return processes.get_rank(), int(world)
 
 
-def leave_processes() -> None:
-    if processes.is_initialized():
+def leave_processes(n_processes: int) -> None:
+    """What ends what `join_processes` began."""
+    if n_processes > 1:
         processes.destroy_process_group()
 
 

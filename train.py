@@ -138,7 +138,7 @@ class RunConfig:
 
 
 # Other defaults for the same flags; a flag on the command line wins over its preset.
-# small-gpu with --compile True --seed 1 --valid_every 148 is ALRO of results/real.json, minutes on
+# small-gpu with --compile True --seed 1 --valid_every 148 is ALRO of results/real-gpu.json, minutes on
 # an H100; paper was never run.
 PRESETS = {
     "demo": {},
@@ -669,7 +669,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
         if process == 0:
             save_checkpoint(folder, progress, origin, model, optimizer, scheduler)
         raise SystemExit(f"interrupted; go on with: {command('train.py', '--resume', folder)}")
-    leave_processes()
+    leave_processes(n_processes)
     say_peak_memory(say, device)
 
     # ---- end: the test lists, with the model that was best on validation

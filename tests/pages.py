@@ -122,8 +122,8 @@ def new_films() -> str:
 TWICE, SHOWN_TWICE = "SFT, shuffled, twice the steps", "SFT, shown, twice the steps"
 FULL = ["ndcg@1", "ndcg@3", "ndcg@6", "ndcg@6_shown", "agreement", "top1_flip_rate", "seeds", "sd", "interval",
         "gap closed"]
-SHORT = ["chance", "SFT, shown", SHOWN_TWICE, "SFT+PSL, shown", "ALRO, shown", "SFT, shuffled",
-         "SFT+SLL, shuffled", "ALRO, shuffled", TWICE, "retriever", "oracle"]
+SHORT = ["chance", "SFT, shown", "SFT+PSL, shown", "ALRO, shown", "SFT, shuffled", "SFT+SLL, shuffled",
+         "ALRO, shuffled", "SFT+SLL, shuffled, soft ties", "retriever", "oracle"]
 
 
 def lists_of_10(columns=("ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10")) -> str:
@@ -144,7 +144,7 @@ def real_groups(name: str, rows: list[str]) -> str:
 def real_runs() -> str:
     """Of each run on the GPU: validation NDCG; training losses of its last steps, the log's last eight lines."""
     rows = []
-    for row, seeds in read("real-runs")["runs"].items():
+    for row, seeds in read("real-gpu-runs")["runs"].items():
         for seed, run in seeds.items():
             steps = [line for line in run["log"] if "sft" in line]
             valid = {line["step"]: number(line["valid_ndcg"]) for line in run["log"] if "valid_ndcg" in line}
@@ -162,7 +162,7 @@ def real_runs() -> str:
 def real_sweep() -> str:
     """Validation NDCG of ALRO with one setting changed."""
     rows = []
-    for row, found in read("real-cpu-sweep")["rows"].items():
+    for row, found in read("real-sweep")["rows"].items():
         mean, low, high = found["minus ALRO"]
         gap = "" if row == "ALRO" else f"{signed(mean)} {interval(low, high)}"
         rows.append([row, number(found["mean"]), gap])
@@ -189,7 +189,10 @@ def found() -> str:
     def new(count: str, row: str) -> str:
         return number(read("new_films")[f"{count} new films of 6"]["methods"][row]["ndcg@6"]["mean"])
     twice = read("arms")["differences"][f"ALRO, shown - {TWICE}"]["ndcg@6"]
-    above = sum(gap > 0 for gap in twice["by_seed"])
+    gain = {row: read("arms")["differences"][f"{row}, soft ties - {row}"]["ndcg@6"]["ci95_seeds_and_lists"]
+            for row in ("SFT, shuffled", "SFT+SLL, shuffled", "ALRO, shown")}
+    assert gain["SFT, shuffled"][0] > 0 and gain["SFT+SLL, shuffled"][0] > 0 and gain["ALRO, shown"][0] < 0
+    soft = [gap[f"{arm}, shuffled, soft ties"] for arm in ("SFT", "SFT+SLL", "ALRO")]
     low, high = twice["ci95_seeds_and_lists"]
     assert low < 0 < high and len(twice["by_seed"]) == 5, "they are told apart, or by other seeds: another sentence"
     return "\n".join([
@@ -198,14 +201,13 @@ def found() -> str:
         f"{of('SFT, shown')} in random ones (chance {of('chance')}), agreement {of('SFT, shown', 'agreement')}.",
         f"2. **ALRO on the same lists closes {gap['ALRO, shown']} of the gap** ({of('ALRO, shown')}, agreement "
         f"{of('ALRO, shown', 'agreement')}), by PSL with its random second display: SFT+PSL {gap['SFT+PSL, shown']}, "
-        f"SFT+SLL {gap['SFT+SLL, shown']}, SFT {gap['SFT, shown']} (twice the steps, ALRO's number of prompts: "
+        f"SFT+SLL {gap['SFT+SLL, shown']}, SFT {gap['SFT, shown']} (twice the steps, as many prompts, five seeds: "
         f"{gap[SHOWN_TWICE]}).",
         f"3. **Shuffling the display is the rival to beat**: SFT {gap['SFT, shuffled']}, SFT+SLL "
-        f"{gap['SFT+SLL, shuffled']}, ALRO {gap['ALRO, shuffled']}. At twice the steps (ALRO's time) shuffled "
-        "SFT and shown ALRO are not told apart: over five seeds ALRO − SFT "
-        f"{signed(twice['mean'])} {interval(low, high)}, "
-        f"above in {above} of {len(twice['by_seed'])} seeds. Seeds differ most in *when* they rise ([curves]"
-        "(results/learning_curves.png)).",
+        f"{gap['SFT+SLL, shuffled']}, ALRO {gap['ALRO, shuffled']}; with `--soft_ties True` (OURS: tied items are "
+        f"equally right) {', '.join(soft)}; shown ALRO {gap['ALRO, shown, soft ties']}. At ALRO's training time "
+        "shuffled SFT and shown ALRO are not told apart: over five seeds ALRO − SFT "
+        f"{signed(twice['mean'])} {interval(low, high)} ([curves](results/learning_curves.png)).",
         "4. **Titles beat embeddings where films are new** (seeds 0 to 2, early ones): all six new, ALRO "
         f"{new('6', 'ALRO, shown')}, LightGCN "
         f"{new('6', 'LightGCN')}, MF {new('6', 'MF')}, chance {new('6', 'chance')}; none new, "
@@ -216,29 +218,36 @@ def found() -> str:
 
 def real_finding() -> str:
     """The finding on real ratings, some sentences more."""
-    result = read("real")
-    gap = result["differences"]["ALRO - SFT"]
-    ndcg, agreement = gap["ndcg@10"], gap["agreement"]
+    little, epoch = read("real"), read("real-gpu")
 
-    def of(row: str, metric: str = "ndcg@10") -> str:
+    def of(result: dict, row: str, metric: str = "ndcg@10") -> str:
         return number(result["methods"][row][metric]["mean"], 2 if metric == "agreement" else 3)
 
-    assert len(ndcg["by_seed"]) == 1, "several seeds: another sentence"
-    assert result["ranked_lists"] == result["informative_lists"] and result["model"] == "smollm2-135m"
-    assert "H100" in result["hardware"], "another machine: another sentence"
+    def gap(result: dict, pair: str, metric: str = "ndcg@10") -> tuple:
+        entry = result["differences"][pair][metric]
+        return entry["mean"], *entry["ci95_seeds_and_lists"]
+
     # What the words below say of the numbers.
-    low, high = ndcg["ci95_seeds_and_lists"]
-    assert low < 0 < high and agreement["ci95_seeds_and_lists"][0] > 0.1
-    low, high = result["differences"]["ALRO - item mean"]["ndcg@10"]["ci95_seeds_and_lists"]
-    assert low < 0 < high and result["differences"]["ALRO - LightGCN"]["ndcg@10"]["ci95_seeds_and_lists"][1] < 0
+    for result, seeds, where in ((little, 2, "CPU"), (epoch, 1, "H100")):
+        assert result["ranked_lists"] == result["informative_lists"] and result["model"] == "smollm2-135m"
+        assert result["methods"]["ALRO"]["seeds"] == result["methods"]["SFT"]["seeds"] == seeds
+        assert where in result["hardware"] and gap(result, "ALRO - SFT", "agreement")[1] > 0.1
+        assert gap(result, "ALRO - LightGCN")[2] < 0
+    for row in ("chance", "item mean", "LightGCN"):
+        assert of(little, row) == of(epoch, row)
+    first, then = gap(little, "ALRO - SFT"), gap(epoch, "ALRO - SFT")
+    assert first[1] > 0 and then[1] < 0 < then[2] and gap(little, "ALRO - item mean")[2] < 0
+    assert gap(epoch, "ALRO - item mean")[1] < 0 < gap(epoch, "ALRO - item mean")[2]
+    agree = "agreement"
     return " ".join([
-        "5. **On MovieLens-100K, answers agree more with PSL** (SmolLM2-135M from 4 bits, an epoch on an H100, one "
-        f"seed; shuffled, {result['ranked_lists']} lists): ALRO {of('ALRO', 'agreement')}, "
-        f"SFT on half the prompts {of('SFT', 'agreement')}.",
-        f"NDCG@10 {of('ALRO')}, {of('SFT')}: {signed(ndcg['mean'])} {interval(*ndcg['ci95_seeds_and_lists'])},",
-        "not told apart;",
-        f"nor is ALRO from item mean (in its prompt), {of('item mean')}.",
-        f"LightGCN stays above, {of('LightGCN')}; chance {of('chance')}."])
+        f"5. **On MovieLens-100K, answers agree more with PSL**: ALRO {of(little, 'ALRO', agree)}, SFT on half the "
+        f"prompts {of(little, 'SFT', agree)} (SmolLM2-135M from 4 bits, a CPU, two seeds; shuffled, "
+        f"{little['ranked_lists']} lists), NDCG@10 {of(little, 'ALRO')}, {of(little, 'SFT')}: "
+        f"{signed(first[0])} {interval(*first[1:])}.",
+        f"After an epoch on an H100 (one seed): {of(epoch, 'ALRO', agree)}, {of(epoch, 'SFT', agree)}; "
+        f"{of(epoch, 'ALRO')}, {of(epoch, 'SFT')}: {signed(then[0])} {interval(*then[1:])}, not told apart.",
+        f"Item mean, in the prompt, {of(epoch, 'item mean')}, above the first; LightGCN {of(epoch, 'LightGCN')}; "
+        f"chance {of(epoch, 'chance')}."])
 
 
 TABLES = {
@@ -255,14 +264,12 @@ TABLES = {
     "rivals-ml-100k": lists_of_10,
     "real": lambda: table(read("real"), REAL),
     "real-differences": lambda: differences(read("real")),
-    "real-groups": lambda: real_groups("real", ["SFT", "ALRO", "LightGCN", "told the category"]),
-    "real-runs": real_runs,
-    "real-cpu-sweep": real_sweep,
-    "real-cpu-908": lambda: table(read("real-cpu-908"), REAL),
-    "real-cpu-908-differences": lambda: differences(read("real-cpu-908")),
-    "real-cpu": lambda: table(read("real-cpu"), REAL),
-    "real-cpu-differences": lambda: differences(read("real-cpu")),
-    "real-cpu-groups": lambda: real_groups("real-cpu", ["start", "SFT", "ALRO", "LightGCN", "told the category"]),
+    "real-groups": lambda: real_groups("real", ["start", "SFT", "ALRO", "LightGCN", "told the category"]),
+    "real-sweep": real_sweep,
+    "real-gpu": lambda: table(read("real-gpu"), REAL),
+    "real-gpu-differences": lambda: differences(read("real-gpu")),
+    "real-gpu-groups": lambda: real_groups("real-gpu", ["SFT", "ALRO", "LightGCN", "told the category"]),
+    "real-gpu-runs": real_runs,
 }
 
 

@@ -9,11 +9,12 @@
                                             names them; write what was found to --out
     python tests/real_table.py list ...     what there is to train, and what is done
 
---size cpu: less of everything, hours on two cores. `train` and `rank` do one half of `each`, in one process; `one` is
-what each of its processes does. A run lies in runs/real-SIZE/<row>/<seed>, what it printed in <seed>.txt beside it; how
-well it ranks is kept in its folder, so that ranking goes on after an interruption, and `score` needs no weights. Two
-processes may train or rank side by side, each with --rows of its own. `each` gives every row a process of its own: one
-that has trained a row keeps memory that it no longer uses, and the next row's loader is forked from it.
+--size cpu: less of everything, many hours of two cores, half of them to rank (--limit 300: a third of these).
+`train` and `rank` do one half of `each`, in one process; `one` is what each of its processes does. A run lies in
+runs/real-SIZE/<row>/<seed>, what it printed in <seed>.txt beside it; how well it ranks is kept in its folder, so that
+ranking goes on after an interruption, and `score` needs no weights. Two processes may train or rank side by side, each
+with --rows of its own. `each` gives every row a process of its own: one that has trained a row keeps memory that it no
+longer uses, and the next row's loader is forked from it.
 """
 import dataclasses
 import signal
@@ -43,8 +44,8 @@ class RealConfig:
     dataset: str = option("ml-100k", "as train.py's; tools that bring MovieLens as RecBole's files: recbole")
     data_path: str | None = option(None, "the folder with the ratings")
     model: str = option("HuggingFaceTB/SmolLM2-135M-Instruct", "Hugging Face id or folder")
-    size: str = option("cpu", "cpu or gpu: how much to train and to rank")
-    limit: int | None = option(None, "test lists to rank; 0 = all (default: as --size says)")
+    size: str = option("cpu", "cpu or gpu: how much to train")
+    limit: int = option(0, "test lists to rank; 0 = all")
     rows: str = option("", "train or rank these alone, separated by ;, as `list` names them (default: all but the "
                            "sweep's)")
     seed: int | None = option(None, "train or rank this seed alone (default: all)")
@@ -54,10 +55,8 @@ class RealConfig:
                                    "from results)")
 
     def __post_init__(self):
-        check_minimum(self, jobs=1)
-        for name in ("seed", "limit"):
-            value = getattr(self, name)
-            check_input(value is None or value >= 0, f"--{name} must be at least 0, got {value}")
+        check_minimum(self, jobs=1, limit=0)
+        check_input(self.seed is None or self.seed >= 0, f"--seed must be at least 0, got {self.seed}")
         check_input(self.size in SIZES, f"--size must be one of {', '.join(SIZES)}, got {self.size!r}")
 
 
@@ -76,27 +75,26 @@ GPU = {"steps": 442, "valid_every": 148}
 
 
 class Size(NamedTuple):
-    """How much to train and to rank."""
+    """How much to train."""
     start: dict | None  # training of the model that every arm goes on from; None: of the pretrained one
     train: dict         # training of an arm
     without_psl: dict   # what is other for an arm without PSL, whose lists have one prompt, not two
     later: dict         # what is other for what was trained later: seeds from 2 on, title alone, the sweep
     data: dict
     seeds: int          # of SFT and ALRO; the other rows have one
-    limit: int          # test lists to rank; 0 = all
     file: str           # the table's name
 
 
 SIZES = {
-    "cpu": Size(CPU_START, CPU, {}, CPU_LATER, {"history_size": 10, "stride": 15}, 2, 300, "real-cpu"),
+    "cpu": Size(CPU_START, CPU, {}, CPU_LATER, {"history_size": 10, "stride": 15}, 2, "real"),
     # 16 prompts at a time either way.
-    "gpu": Size(None, GPU, {"grad_accum": 2}, {}, {}, 3, 0, "real")}
+    "gpu": Size(None, GPU, {"grad_accum": 2}, {}, {}, 3, "real-gpu")}
 START_SEED = 0
 SFT = {"alpha": 0.0, "beta": 0.0}
 ARMS = {"SFT": SFT, "ALRO": {}, "SFT+SLL": {"beta": 0.0}, "SFT+PSL": {"alpha": 0.0}}
 # One setting changed, looked at on validation lists alone (the log has them): {row: (training, data)}.
 SWEEP = {"ALRO, beta .3": ({"beta": 0.3}, {}), "ALRO, target detached": ({"through_target": False}, {}),
-         "ALRO, title and category": ({}, {"fields": "title,category"})}
+         "ALRO, soft ties": ({"soft_ties": True}, {}), "ALRO, title and category": ({}, {"fields": "title,category"})}
 
 
 def plan(cfg: RealConfig) -> dict[str, Row]:
@@ -206,12 +204,8 @@ def asked_once(ranker):
     return rank
 
 
-def limit_of(cfg: RealConfig) -> int:
-    return SIZES[cfg.size].limit if cfg.limit is None else cfg.limit
-
-
 def kept_at(cfg: RealConfig, folder: Path, row: str) -> Path:
-    return folder / f"{file_name(row)}-{limit_of(cfg) or 'all'}.json"
+    return folder / f"{file_name(row)}-{cfg.limit or 'all'}.json"
 
 
 def rank_zero_shot(cfg: RealConfig, folder: Path, data) -> dict:
@@ -261,7 +255,7 @@ def rank_all(cfg: RealConfig) -> tuple:
         if name in SWEEP or not is_done(folder, data_cfg, train_cfg):
             continue
         if data_cfg not in worlds:
-            worlds[data_cfg] = evaluate.load_evaluation(data_cfg, "test", limit_of(cfg))
+            worlds[data_cfg] = evaluate.load_evaluation(data_cfg, "test", cfg.limit)
         data = worlds[data_cfg]
         evaluate.check_data_of_run(str(folder), read_run_config(str(folder)), evaluate.data_hashes(data))
         # Once, with a row that began with the pretrained model, on the prompts that say all.

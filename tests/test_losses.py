@@ -245,12 +245,12 @@ def test_equation_soft_ties_against_loop(case):
 def test_soft_ties_are_the_mean_of_sft_over_the_ways_to_draw_ties(ratings, seed):
     """Whatever the model says after each prefix: so both have the same gradient on average."""
     m = len(ratings)
-    after = {}  # log-probabilities (m,) of the next item, for each set of items that are out, as a model would give
+    after = {}  # log-probabilities (m,) of the next item after each prefix
 
     def log_probs(order):
         rows = []
         for k in range(m):
-            out = frozenset(order[:k])
+            out = tuple(order[:k])
             if out not in after:
                 after[out] = normal(seed + len(after), m).log_softmax(-1)
             rows.append(after[out])
@@ -263,6 +263,13 @@ def test_soft_ties_are_the_mean_of_sft_over_the_ways_to_draw_ties(ratings, seed)
     assert sum(soft) / len(gold) == pytest.approx(sum(hard) / len(gold), abs=1e-9)
     if len(gold) == 1:
         assert soft == pytest.approx(hard)
+
+
+def test_soft_ties_allow_what_is_not_right_to_be_impossible():
+    """An item that is out already may have probability 0: 0 times its infinite loss would be NaN."""
+    y = torch.tensor([[[0.6, 0.4, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]]])
+    found = alro.soft_ties_loss(y.log(), torch.tensor([[0, 1, 2]]), torch.tensor([[5.0, 3.0, 3.0]]))
+    assert found.item() == pytest.approx(-(math.log(0.6) + math.log(0.5) + math.log(1)) / 3)
 
 
 @given(lists(), seeds)

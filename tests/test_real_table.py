@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import measure
 import pytest
@@ -21,12 +22,13 @@ def config(straight, world, tmp_path, monkeypatch, few_draws):
     small = {"steps": 2, "batch_size": 4, "grad_accum": 1, "valid_limit": 3, "valid_every": 2, "log_every": 1}
     monkeypatch.setitem(real_table.SIZES, "cpu", real_table.Size(
         start={**small, "steps": 3, "valid_every": 3, "beta": 0.0}, train=small, without_psl={"grad_accum": 2},
-        later={"steps": 1}, data={"list_size": 3, "history_size": 4, "stride": 5}, seeds=2, limit=4, file="small"))
+        later={"steps": 1}, data={"list_size": 3, "history_size": 4, "stride": 5}, seeds=2, file="small"))
     monkeypatch.setattr(real_table, "FIELDS", {"fields": "title,average"})  # the small world has no categories
     monkeypatch.setattr(baselines, "embedding_rankers", lambda *_: ({}, {}))
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
-    return ["--out", "results", "--dataset", "csv", "--data_path", str(world), "--model", str(straight / "model")]
+    return ["--out", "results", "--limit", "4", "--dataset", "csv", "--data_path", str(world), "--model",
+            str(straight / "model")]
 
 
 @pytest.fixture
@@ -129,6 +131,11 @@ def processes(monkeypatch):
     return Process
 
 
+def test_the_table_is_of_all_lists_unless_told_otherwise():
+    cfg = real_table.RealConfig()
+    assert real_table.kept_at(cfg, Path("run"), "SFT, 3 orders").as_posix() == "run/SFT-3-orders-all.json"
+
+
 def test_each_row_and_seed_is_trained_and_ranked_and_scored_without_the_weights(
         from_nothing, tmp_path, processes, capsys):
     there = from_nothing.index("--model") + 1
@@ -137,7 +144,8 @@ def test_each_row_and_seed_is_trained_and_ranked_and_scored_without_the_weights(
     real_table.main(["each", *given, "--jobs", "3"])
     assert capsys.readouterr().out.count(": done") == 7
     real_table.main(["each", *given, "--rows", ";".join(real_table.SWEEP)])
-    assert capsys.readouterr().out.count(": done") == 2 and processes.most == 3 and processes.alive == 0
+    assert capsys.readouterr().out.count(": done") == len(real_table.SWEEP)
+    assert processes.most == 3 and processes.alive == 0
     real_table.main(["score", *given])
     out = capsys.readouterr().out
     assert "not in the table: nothing" in out and "ndcg@3   agreement" in out

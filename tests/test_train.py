@@ -438,6 +438,13 @@ def test_a_run_too_short_to_learn_says_so_before_it_starts(small_world, tmp_path
     assert "too few" not in train.describe_start("synthetic", cfg, job, "cpu", "losses")
 
 
+@pytest.mark.parametrize("soft_ties,named", [(False, "loss: SFT + 3 SLL"), (True, "loss: SFT (soft ties) + 3 SLL")])
+def test_the_objective_is_said_before_the_first_step(small_world, tmp_path, soft_ties, named):
+    _, cfg, _ = demo_run(tmp_path / "run", soft_ties=soft_ties)
+    job = train.prepare(data.DataConfig(), cfg, 0, 1)
+    assert named in train.describe_start("synthetic", cfg, job, "cpu", "losses")
+
+
 def test_the_rate_rises_stays_and_falls_by_shares_of_the_steps():
     model = torch.nn.Linear(1, 1)
     optimizer, scheduler = train.make_optimizer(model, train.TrainConfig(lr=1.0, warmup=0.2, decay=0.5), 10)
