@@ -189,6 +189,12 @@ def found() -> str:
     def new(count: str, row: str) -> str:
         return number(read("new_films")[f"{count} new films of 6"]["methods"][row]["ndcg@6"]["mean"])
     twice = read("arms")["differences"][f"ALRO, shown - {TWICE}"]["ndcg@6"]
+    # ALRO of the five seeds that SFT has at twice the steps.
+    shown_twice = read("arms")["differences"][f"ALRO, shown - {SHOWN_TWICE}"]["ndcg@6"]
+    assert len(shown_twice["by_seed"]) == 5 and shown_twice["ci95_seeds_and_lists"][0] < 0
+    chance, oracle = (methods[row]["ndcg@6"]["mean"] for row in ("chance", "oracle"))
+    first_five = float(np.mean(methods["ALRO, shown"]["by_seed"]["ndcg@6"][:5]))
+    first_five = number((first_five - chance) / (oracle - chance), 2)
     gain = {row: read("arms")["differences"][f"{row}, soft ties - {row}"]["ndcg@6"]["ci95_seeds_and_lists"]
             for row in ("SFT, shuffled", "SFT+SLL, shuffled", "ALRO, shown")}
     assert gain["SFT, shuffled"][0] > 0 and gain["SFT+SLL, shuffled"][0] > 0 and gain["ALRO, shown"][0] < 0
@@ -201,12 +207,13 @@ def found() -> str:
         f"{of('SFT, shown')} in random ones (chance {of('chance')}), agreement {of('SFT, shown', 'agreement')}.",
         f"2. **ALRO on the same lists closes {gap['ALRO, shown']} of the gap** ({of('ALRO, shown')}, agreement "
         f"{of('ALRO, shown', 'agreement')}), by PSL with its random second display: SFT+PSL {gap['SFT+PSL, shown']}, "
-        f"SFT+SLL {gap['SFT+SLL, shown']}, SFT {gap['SFT, shown']} (twice the steps, as many prompts, five seeds: "
-        f"{gap[SHOWN_TWICE]}).",
+        f"SFT+SLL {gap['SFT+SLL, shown']}, SFT {gap['SFT, shown']} (twice the steps, five seeds: {gap[SHOWN_TWICE]}; "
+        f"ALRO {first_five}, not told apart).",
         f"3. **Shuffling the display is the rival to beat**: SFT {gap['SFT, shuffled']}, SFT+SLL "
-        f"{gap['SFT+SLL, shuffled']}, ALRO {gap['ALRO, shuffled']}; with `--soft_ties True` (OURS: tied items are "
-        f"equally right) {', '.join(soft)}; shown ALRO {gap['ALRO, shown, soft ties']}. At ALRO's training time "
-        "shuffled SFT and shown ALRO are not told apart: over five seeds ALRO − SFT "
+        f"{gap['SFT+SLL, shuffled']}, ALRO {gap['ALRO, shuffled']}; with `--soft_ties True` (OURS: tied items "
+        f"equally right) {', '.join(soft)}; shown ALRO {gap['ALRO, shown, soft ties']} "
+        f"(without: {gap['ALRO, shown']}). At ALRO's training time shuffled "
+        "SFT and shown ALRO are not told apart: over five seeds ALRO − SFT "
         f"{signed(twice['mean'])} {interval(low, high)} ([curves](results/learning_curves.png)).",
         "4. **Titles beat embeddings where films are new** (seeds 0 to 2, early ones): all six new, ALRO "
         f"{new('6', 'ALRO, shown')}, LightGCN "
@@ -236,17 +243,16 @@ def real_finding() -> str:
     for row in ("chance", "item mean", "LightGCN"):
         assert of(little, row) == of(epoch, row)
     first, then = gap(little, "ALRO - SFT"), gap(epoch, "ALRO - SFT")
-    assert first[1] > 0 and then[1] < 0 < then[2] and gap(little, "ALRO - item mean")[2] < 0
-    assert gap(epoch, "ALRO - item mean")[1] < 0 < gap(epoch, "ALRO - item mean")[2]
     agree = "agreement"
     return " ".join([
-        f"5. **On MovieLens-100K, answers agree more with PSL**: ALRO {of(little, 'ALRO', agree)}, SFT on half the "
-        f"prompts {of(little, 'SFT', agree)} (SmolLM2-135M from 4 bits, a CPU, two seeds; shuffled, "
+        f"5. **On MovieLens-100K, answers agree more with PSL**: ALRO {of(little, 'ALRO', agree)}, SFT (half the "
+        f"prompts) {of(little, 'SFT', agree)}, their start {of(little, 'start', agree)} "
+        "(SmolLM2-135M from 4 bits, a CPU, two seeds; shuffled, "
         f"{little['ranked_lists']} lists), NDCG@10 {of(little, 'ALRO')}, {of(little, 'SFT')}: "
         f"{signed(first[0])} {interval(*first[1:])}.",
         f"After an epoch on an H100 (one seed): {of(epoch, 'ALRO', agree)}, {of(epoch, 'SFT', agree)}; "
-        f"{of(epoch, 'ALRO')}, {of(epoch, 'SFT')}: {signed(then[0])} {interval(*then[1:])}, not told apart.",
-        f"Item mean, in the prompt, {of(epoch, 'item mean')}, above the first; LightGCN {of(epoch, 'LightGCN')}; "
+        f"{of(epoch, 'ALRO')}, {of(epoch, 'SFT')}: {signed(then[0])} {interval(*then[1:])}.",
+        f"Item mean, in the prompt, {of(epoch, 'item mean')}; LightGCN {of(epoch, 'LightGCN')}; "
         f"chance {of(epoch, 'chance')}."])
 
 
