@@ -146,6 +146,14 @@ def rank_of(order: Tensor) -> Tensor:
     return order.argsort(-1) + 1
 
 
+def not_out_yet(order: Tensor) -> Tensor:
+    """(B, m, m) bool: whether item i (last axis) is still to come at output position k, in an order
+    (B, m)."""
+    rank = rank_of(order).unsqueeze(-2)  # (B, 1, m) the output position at which each comes out
+    k = torch.arange(1, order.shape[-1] + 1, device=order.device).unsqueeze(-1)  # (m, 1)
+    return rank >= k
+
+
 def gold_rank(ratings: Tensor) -> Tensor:
     """tau: target ranks (B, m) float in 1..m, ratings descending; ties share their mean rank.
 
@@ -256,11 +264,9 @@ def soft_ties_loss(log_probs: Tensor, order: Tensor, ratings: Tensor) -> Tensor:
         SFT and SFT + SLL on shuffled orders end higher with it, ALRO on shown ones does not
         (results/README.md, "Soft ties").
     """
-    rank = rank_of(order).unsqueeze(-2)  # (B, 1, m)
-    k = torch.arange(1, order.shape[-1] + 1, device=order.device).unsqueeze(-1)  # (m, 1)
     rating_at = ratings.gather(-1, order).unsqueeze(-1)  # (B, m, 1) of the item at gold position k
     tied = ratings.unsqueeze(-2) == rating_at  # (B, m, m) item i is rated as the gold item at k
-    right = tied & (rank >= k)  # (B, m, m) and is not out yet
+    right = tied & not_out_yet(order)  # (B, m, m)
     # Select, do not multiply: what is not right may have a log-probability of -inf.
     of_right = torch.where(right, log_probs, 0.0).sum(-1)  # (B, m)
     return -(of_right / right.sum(-1)).mean(-1)
@@ -392,10 +398,7 @@ def blind_probs(order: Tensor) -> Tensor:
     ranks in nearly perfect order. A model whose SLL is no lower than this one's has shown nothing
     but what teacher forcing gives away.
     """
-    # The output position at which each item comes out.
-    rank = rank_of(order).unsqueeze(-2)  # (B, 1, m)
-    k = torch.arange(1, order.shape[-1] + 1, device=order.device).unsqueeze(-1)  # (m, 1)
-    left = (rank >= k).to(torch.get_default_dtype())  # (B, m, m) item i is still there at k
+    left = not_out_yet(order).to(torch.get_default_dtype())  # (B, m, m)
     return left / left.sum(-1, keepdim=True)
 
 

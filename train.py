@@ -138,8 +138,8 @@ class RunConfig:
 
 
 # Other defaults for the same flags; a flag on the command line wins over its preset.
-# small-gpu with --compile True --seed 1 --valid_every 148 is ALRO of results/real-gpu.json, minutes on
-# an H100; paper was never run.
+# small-gpu with --compile True --seed 1 --valid_every 148 is ALRO of results/real-gpu.json, minutes
+# on an H100; paper was never run.
 PRESETS = {
     "demo": {},
     "small-gpu": dict(

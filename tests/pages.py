@@ -30,11 +30,16 @@ def metric_of(result: dict) -> str:
     return f"ndcg@{min(10, result['list_size'])}"
 
 
+def share_of_gap(result: dict, value: float) -> str:
+    """Of an NDCG: how much of the way from chance to the oracle."""
+    chance, oracle = (result["methods"][row][metric_of(result)]["mean"] for row in ("chance", "oracle"))
+    return number((value - chance) / (oracle - chance), 2)
+
+
 def gap_closed(result: dict, row: str) -> str:
-    mean = {name: method[metric_of(result)]["mean"] for name, method in result["methods"].items()}
-    if "oracle" not in mean:
+    if "oracle" not in result["methods"]:
         return ""
-    return number((mean[row] - mean["chance"]) / (mean["oracle"] - mean["chance"]), 2)
+    return share_of_gap(result, result["methods"][row][metric_of(result)]["mean"])
 
 
 def spread(method: dict, metric: str) -> str:
@@ -192,9 +197,7 @@ def found() -> str:
     # ALRO of the five seeds that SFT has at twice the steps.
     shown_twice = read("arms")["differences"][f"ALRO, shown - {SHOWN_TWICE}"]["ndcg@6"]
     assert len(shown_twice["by_seed"]) == 5 and shown_twice["ci95_seeds_and_lists"][0] < 0
-    chance, oracle = (methods[row]["ndcg@6"]["mean"] for row in ("chance", "oracle"))
-    first_five = float(np.mean(methods["ALRO, shown"]["by_seed"]["ndcg@6"][:5]))
-    first_five = number((first_five - chance) / (oracle - chance), 2)
+    first_five = share_of_gap(read("arms"), float(np.mean(methods["ALRO, shown"]["by_seed"]["ndcg@6"][:5])))
     gain = {row: read("arms")["differences"][f"{row}, soft ties - {row}"]["ndcg@6"]["ci95_seeds_and_lists"]
             for row in ("SFT, shuffled", "SFT+SLL, shuffled", "ALRO, shown")}
     assert gain["SFT, shuffled"][0] > 0 and gain["SFT+SLL, shuffled"][0] > 0 and gain["ALRO, shown"][0] < 0
