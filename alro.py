@@ -146,7 +146,7 @@ def rank_of(order: Tensor) -> Tensor:
     return order.argsort(-1) + 1
 
 
-def not_out_yet(order: Tensor) -> Tensor:
+def remaining(order: Tensor) -> Tensor:
     """(B, m, m) bool: whether item i (last axis) is still to come at output position k, in an order
     (B, m)."""
     rank = rank_of(order).unsqueeze(-2)  # (B, 1, m) the output position at which each comes out
@@ -169,15 +169,22 @@ def gold_rank(ratings: Tensor) -> Tensor:
 # ---- 3. The model's probabilities, teacher forced, by item ---------------------------------------
 
 class Batch(NamedTuple):
-    """B tokenised lists, padded on the right (data.py makes it). All long, but for ratings."""
-    input_ids: Tensor      # (B, T) prompt, then the gold answer (not when ranking), then pads
-    prompt_tokens: Tensor  # (B,) how many tokens the prompt has, without the answer
-    rated_at: Tensor       # (B, H) where a token of a rating in the history stands; padding: 1
-    rated: Tensor          # (B, H) the token that stands there; -100 = none (padding)
-    identifiers: Tensor    # (m,) identifier token of each slot
-    slots: Tensor          # (B, m) displayed order: slot -> item
-    order: Tensor          # (B, m) gold order: output position -> item
-    ratings: Tensor        # (B, m) float, by item
+    """B tokenised lists, padded on the right (data.py makes it). Long, but for ratings and levels.
+
+    The fields up to `candidate_rated` know tokens; a token is predicted one place before it stands.
+    """
+    input_ids: Tensor        # (B, T) prompt, then the gold answer (not when ranking), then pads
+    prompt_tokens: Tensor    # (B,) how many tokens the prompt has, without the answer
+    history_at: Tensor       # (B, H) where a token of a rating in the history stands; padding: 1
+    history_rated: Tensor    # (B, H) the token that stands there; -100 = none (padding)
+    candidate_at: Tensor     # (B, m) where the identifier of each item stands, by item
+    candidate_rated: Tensor  # (B, m) the token that would say the item's rating; -100 = none does
+    identifiers: Tensor      # (m,) identifier token of each slot
+    level_tokens: Tensor     # (L,) the token of each rating; L = 0 where no single token tells it
+    levels: Tensor           # (L,) float, the ratings themselves
+    slots: Tensor            # (B, m) displayed order: slot -> item
+    order: Tensor            # (B, m) gold order: output position -> item
+    ratings: Tensor          # (B, m) float, by item
 
     def to(self, device) -> "Batch":
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
@@ -193,11 +200,22 @@ def backbone(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def target_logits(model, batch: Batch) -> tuple[Tensor, Tensor]:
+def logits_before(model, hidden: Tensor, places: Tensor) -> Tensor:
+    """Next-token logits (B, n, V) float32 for what stands at places (B, n).
+
+    Args: hidden (B, T, d), the model's last hidden states. A token is predicted one place before it
+        stands, whatever does stand there.
+    """
+    index = (places - 1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, n, d)
+    output_layer = model.get_output_embeddings()
+    return output_layer(hidden.gather(1, index)).float()
+
+
+def target_logits(model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Next-token logits, only where some token should be predicted.
 
-    Returns: (B, m, V) float32 for the m output positions of the answer, and (B, H, V) float32 for
-        the ratings in the history.
+    Returns: (B, m, V) for the m output positions of the answer, (B, H, V) for the ratings in the
+        history, (B, m, V) for the rating of each candidate, by item; all float32.
     The output layer is applied after gathering: the (B, T, V) tensor of all logits, by far the
     largest of a step, is never made. No attention mask: in a causal model no token that counts
     sees the padding on its right.
@@ -207,15 +225,12 @@ def target_logits(model, batch: Batch) -> tuple[Tensor, Tensor]:
     # What transformers calls base_model: all layers but the output layer.
     output = model.base_model(input_ids=batch.input_ids, use_cache=False)
     hidden = output.last_hidden_state  # (B, T, d)
-    # A token is predicted one place before it stands; the answer follows the prompt.
+    # The answer follows the prompt.
     k = torch.arange(m, device=hidden.device)  # (m,)
     answer_at = batch.prompt_tokens.unsqueeze(-1) + k  # (B, m)
-    read_at = torch.cat([answer_at, batch.rated_at], dim=-1) - 1  # (B, m + H)
-    index = read_at.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, m + H, d)
-    read = hidden.gather(1, index)  # (B, m + H, d)
-    output_layer = model.get_output_embeddings()
-    logits = output_layer(read).float()  # (B, m + H, V)
-    return logits[:, :m], logits[:, m:]
+    places = torch.cat([answer_at, batch.history_at, batch.candidate_at], dim=-1)  # (B, m + H + m)
+    logits = logits_before(model, hidden, places)  # (B, m + H + m, V)
+    return logits[:, :m], logits[:, m:-m], logits[:, -m:]
 
 
 def item_log_probs(answer_logits: Tensor, batch: Batch) -> Tensor:
@@ -252,38 +267,21 @@ def sft_loss(log_probs: Tensor, order: Tensor) -> Tensor:
     return -gold.mean(-1)
 
 
-def soft_ties_loss(log_probs: Tensor, order: Tensor, ratings: Tensor) -> Tensor:
-    """SFT with a soft target: at each position all items that are tied for it are equally right.
+def rating_loss(logits: Tensor, rated: Tensor) -> Tensor:
+    """Next-token loss on ratings: those in the history, or those of the candidates.
 
-    Args: log_probs, order as in `sft_loss`; ratings (B, m).
-    Returns: (B,), nats per identifier; the same as `sft_loss` where no two ratings are equal.
-    Differs from the paper: OURS. `sft_loss` asks for the one order that was drawn for the ties and
-        punishes all others, though the user likes them as much. Over the draws both have one mean
-        (given the items before k, each item tied for k is drawn as often), so the expected gradient
-        is the same; but here a position's term hangs only on what was drawn before it. In the demo
-        SFT and SFT + SLL on shuffled orders end higher with it, ALRO on shown ones does not
-        (results/README.md, "Soft ties").
+    Args: logits (B, n, V), of `target_logits`; rated (B, n) long, the tokens; -100 = no target.
+    Returns: (B,), nats per token; 0 for a list without a target.
+    Differs from the paper: OURS, both. In the history ("Heat (1995): 4") the rating stands in the
+        prompt. A candidate's never does: it is asked for where its line says "Fargo (1996) ->", as
+        if the line went on with it, and only in training is it known. To say either, the model must
+        have read the user's taste off the lines before: what ranking needs, at many more places of
+        a list than the answer has. So it soon *knows* each candidate's rating (`expected_ratings`),
+        and the answer has only to *say* it. With --history_weight 0 --candidate_weight 0 train.py's
+        objective is the paper's, as far as we know it.
     """
-    rating_at = ratings.gather(-1, order).unsqueeze(-1)  # (B, m, 1) of the item at gold position k
-    tied = ratings.unsqueeze(-2) == rating_at  # (B, m, m) item i is rated as the gold item at k
-    right = tied & not_out_yet(order)  # (B, m, m)
-    # Select, do not multiply: what is not right may have a log-probability of -inf.
-    of_right = torch.where(right, log_probs, 0.0).sum(-1)  # (B, m)
-    return -(of_right / right.sum(-1)).mean(-1)
-
-
-def history_loss(history_logits: Tensor, rated: Tensor) -> Tensor:
-    """Next-token loss on the rating text of each history line ("Heat (1995): 4").
-
-    Args: history_logits (B, H, V), of `target_logits`; rated (B, H) long, -100 = padding.
-    Returns: (B,), nats per token; 0 for a list without history.
-    Differs from the paper: OURS. To say "4" there, the model must use the lines before it: the same
-        reading of a taste that ranking needs, at many more places of a list. Without it the demo's
-        model learned only to copy the display in its 1,200 steps (results/README.md, "One setting
-        changed").
-    """
-    by_token = history_logits.transpose(1, 2)  # (B, V, H), as cross_entropy wants it
-    loss = F.cross_entropy(by_token, rated, ignore_index=-100, reduction="none")  # (B, H)
+    by_token = logits.transpose(1, 2)  # (B, V, n), as cross_entropy wants it
+    loss = F.cross_entropy(by_token, rated, ignore_index=-100, reduction="none")  # (B, n)
     count = (rated != -100).sum(-1).clamp(min=1)  # (B,)
     return loss.sum(-1) / count
 
@@ -398,7 +396,7 @@ def blind_probs(order: Tensor) -> Tensor:
     ranks in nearly perfect order. A model whose SLL is no lower than this one's has shown nothing
     but what teacher forcing gives away.
     """
-    left = not_out_yet(order).to(torch.get_default_dtype())  # (B, m, m)
+    left = remaining(order).to(torch.get_default_dtype())  # (B, m, m)
     return left / left.sum(-1, keepdim=True)
 
 
@@ -423,18 +421,19 @@ def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float
               beta: float, gamma: float, sigma: float = 1.0,
               other_log_probs: Tensor | None = None, through_target: bool = True,
               history_term: Tensor | None = None, history_weight: float = 0.0,
-              soft_ties: bool = False) -> dict[str, Tensor]:
-    """The objective, L = L_sft + alpha L_sll + beta L_psl [+ history_weight L_history], per list.
+              candidate_term: Tensor | None = None,
+              candidate_weight: float = 0.0) -> dict[str, Tensor]:
+    """The objective per list, L = L_sft + alpha L_sll + beta L_psl
+    [+ history_weight L_history + candidate_weight L_candidates].
 
     Args:
         log_probs: (B, m, m) of the list in one displayed order, over the vocabulary.
         order, ratings: (B, m) gold order and ratings.
         other_log_probs: the same in another displayed order; None leaves PSL out.
-        history_term: (B,), `history_loss`, or None.
-        soft_ties: `soft_ties_loss` in the place of `sft_loss`.
-    Returns: dict of (B,) tensors: "sft", "sll", "psl" and "history" where they apply, "total"; and,
-        detached, for the log, "kl": how far apart the two orders' outputs are (PSL less the entropy
-        of y).
+        history_term, candidate_term: (B,), `rating_loss` of either, or None.
+    Returns: dict of (B,) tensors: "sft", "sll", "psl", "history" and "candidates" where they apply,
+        "total"; and, detached, for the log, "kl": how far apart the two orders' outputs are (PSL
+        less the entropy of y).
     SLL is in bits, the others in nats: a factor, which alpha can make up for.
     Source: PAPER (summary R), a weighted sum of the three losses. GUESS: SFT over the whole
         vocabulary, SLL and PSL over the m identifiers, those already out included (masking them
@@ -442,11 +441,8 @@ def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float
     """
     log_y = log_probs.log_softmax(-1)  # (B, m, m) from the vocabulary to the m identifiers
     tau = gold_rank(ratings)  # (B, m)
-    if soft_ties:
-        sft = soft_ties_loss(log_probs, order, ratings)
-    else:
-        sft = sft_loss(log_probs, order)
-    parts = {"sft": sft, "sll": soft_lambda_loss(log_y.exp(), ratings, tau, gamma, sigma)}
+    sll = soft_lambda_loss(log_y.exp(), ratings, tau, gamma, sigma)
+    parts = {"sft": sft_loss(log_probs, order), "sll": sll}
     if other_log_probs is not None:
         other_log_y = other_log_probs.log_softmax(-1)  # (B, m, m)
         parts["psl"] = permutation_loss(log_y, other_log_y, through_target)
@@ -454,7 +450,10 @@ def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float
         parts["kl"] = (parts["psl"] - entropy).detach()
     if history_term is not None:
         parts["history"] = history_term
-    weights = {"sft": 1.0, "sll": alpha, "psl": beta, "history": history_weight}
+    if candidate_term is not None:
+        parts["candidates"] = candidate_term
+    weights = {"sft": 1.0, "sll": alpha, "psl": beta, "history": history_weight,
+               "candidates": candidate_weight}
     # A term of weight 0 is left out, not multiplied by 0: 0 * inf would be NaN.
     used = [name for name in weights if name in parts and weights[name] > 0]
     parts["total"] = sum(weights[name] * parts[name] for name in used)
@@ -463,8 +462,11 @@ def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float
 
 # ---- 5. Ranking: one prompt, one displayed order; PSL costs nothing here (PAPER: claim 4) --------
 
+DECODINGS = ("greedy", "first", "ratings")
+
+
 def token_logits(model, hidden: Tensor, tokens: Tensor) -> Tensor:
-    """Logits (B, n) of the given tokens (n,) alone, from hidden states (B, d).
+    """Logits (..., n) of the given tokens (n,) alone, from hidden states (..., d).
 
     In float32 even under autocast: bf16 has eight significant bits, and ten candidates would often
     tie.
@@ -482,12 +484,17 @@ def next_item_logits(model, output, batch: Batch) -> Tensor:
     """Logits (B, m), by item, of what follows the last token that the model has read."""
     by_slot = token_logits(model, output.last_hidden_state[:, -1], batch.identifiers)  # (B, m)
     logits = by_slot.gather(-1, batch.slots.argsort(-1))  # (B, m) item -> slot -> logit
+    check_finite(logits)
+    return logits
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raise AlroError if a row of logits (B, n) has a number that is not finite."""
     finite = logits.isfinite().all(-1)  # (B,)
     if not finite.all():
         rows = (~finite).nonzero().flatten().tolist()
         raise AlroError(f"the model's logits are not finite in rows {rows} of the batch: "
                         "its weights are broken")
-    return logits
 
 
 def prompts_at_the_right_edge(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -510,21 +517,45 @@ def prompts_at_the_right_edge(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
+def expected_ratings(model, batch: Batch) -> Tensor:
+    """What the model *knows*: the rating (B, m) it expects of each candidate, by item.
+
+    One reading of the prompt; at the end of each candidate's line ("Fargo (1996) ->") a softmax
+    over the rating tokens alone, and the mean rating under it. No token is written or fed back.
+    Raises: AlroError if a logit is not finite, or no single token tells a rating.
+    Differs from the paper: OURS (see `rating_loss`). It is not blind to the display: a line reads
+        the lines before it, so in another displayed order the ratings come out a little otherwise.
+    """
+    if len(batch.levels) == 0:
+        raise AlroError("no expected ratings: no single token of this tokenizer tells a rating")
+    model = backbone(model)
+    # Padded on the right, which no token that counts sees: as in `target_logits`, no mask.
+    hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    index = (batch.candidate_at - 1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, m, d)
+    logits = token_logits(model, hidden.gather(1, index), batch.level_tokens)  # (B, m, L)
+    check_finite(logits.flatten(1))
+    return logits.double().softmax(-1) @ batch.levels.double()
+
+
+@torch.no_grad()
 def rank_candidates(model, batch: Batch, decode: str = "greedy") -> Tensor:
     """Rank each list's candidates. Always a permutation.
 
     Args:
         batch: prompts. What follows a prompt (a gold answer) is not seen.
         decode: "greedy": m steps, each the likeliest identifier not yet out, fed back, with a KV
-            cache; "first": sort the identifiers' logits of the first step: one step, no feedback.
+            cache; "first": sort the identifiers' logits of the first step: one step, no feedback;
+            "ratings": sort what the model *knows*, its `expected_ratings`: nothing is written.
     Returns: (B, m) long, item indices from best to worst. Ties go to the lower item index, which
         means nothing (breaking them by slot would let a dead model copy the displayed order).
     Raises: AlroError if a logit is not finite; ValueError for another decode.
     Source: PAPER (summary M), the ranking is what the model writes. GUESS: greedy, constrained to
         the identifiers.
     """
-    if decode not in ("greedy", "first"):
-        raise ValueError(f'decode must be "greedy" or "first", got {decode!r}')
+    if decode not in DECODINGS:
+        raise ValueError(f"decode must be one of {', '.join(DECODINGS)}, got {decode!r}")
+    if decode == "ratings":
+        return expected_ratings(model, batch).argsort(dim=-1, descending=True, stable=True)
     model = backbone(model)
     # Stage 1: read the prompts.
     input_ids, mask, position_ids = prompts_at_the_right_edge(batch)

@@ -22,7 +22,6 @@ In comments: U users, I items, N ratings of the fit set, d numbers in a vector.
 """
 import collections
 import dataclasses
-import functools
 import itertools
 import math
 from pathlib import Path
@@ -32,18 +31,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from alro import (AlroError, alro_loss, backbone, clean_text, lambda_loss, rank_of,
-                  token_logits)
+from alro import AlroError, backbone, clean_text, rank_of, token_logits
 from data import (DataConfig, Ratings, Splits, informative, item_mean, random_slots)
 from evaluate import (ModelRanker, make_ranker, ndcg, ranker_of_run, ratings_of, reference_rankers,
                       score_ranker)
 from evaluate import (EvaluationData, about_runs, check_data_of_run, check_split, check_writable,
                       comparison, data_hashes, load_evaluation, named_rows, report_shortened,
                       score_table, text_table, write_results)
-from model import autocast, build_model, encode, pick_device
+from model import autocast, build_model, encode, pick_device, rating_tokens
 from runs import (check_input, check_minimum, config_from_dict, option, parse_flags, progress,
                   read_run_config, run_script)
-from train import TrainConfig, model_outputs, references
+from train import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -446,10 +444,8 @@ def point_wise(ranker: ModelRanker, levels: np.ndarray, batch_size: int = 64):
     model = ranker.model
     encoder = ranker.encoder
     # Then one softmax tells the expected rating, at the place where the prompt ends.
-    rated = encode(encoder.tokenizer, [f"Heat: {level:g}" for level in levels]).input_ids
-    before = {tuple(tokens[:-1]) for tokens in rated}
-    check_input(len(before) == 1, "point-wise ranking needs ratings that differ in one token")
-    level_tokens = torch.tensor([tokens[-1] for tokens in rated])  # (L,)
+    level_tokens = rating_tokens(encoder.tokenizer, levels.tolist())  # (L,)
+    check_input(len(level_tokens) > 0, "point-wise ranking needs ratings that differ in one token")
     device = next(model.parameters()).device
 
     @torch.no_grad()
@@ -501,57 +497,6 @@ def untrained_ranker(folder: str, ratings: Ratings, m: int) -> ModelRanker:
     model, tokenizer = build_model(cfg, ratings)
     model = model.to(pick_device())
     return make_ranker(model, tokenizer, config, ratings.prompt_words(), m)
-
-
-# ---- Rivals of the losses: pass one to train.train(..., losses=...) ------------------------------
-
-def first_step_loss(log_probs: torch.Tensor, ratings: torch.Tensor, sigma: float) -> torch.Tensor:
-    """The classic lambda loss (B,), in bits, of the first output position's logits.
-
-    Args: log_probs (B, m, m), of which [:, 0] are scores, large = good; ratings (B, m).
-    """
-    score = log_probs[:, 0]  # (B, m)
-    ranks = rank_of(score.argsort(-1, descending=True))  # by score, not the gold ones
-    return lambda_loss(-score, ratings, ranks, sigma)
-
-
-def first_step_losses(model, batch, cfg) -> dict[str, torch.Tensor]:
-    """As train.losses, but with `first_step_loss` in the place of SLL."""
-    log_probs, other_log_probs, history_term = model_outputs(model, batch, cfg)
-    order = batch.order[:len(log_probs)]  # (B, m)
-    ratings = batch.ratings[:len(log_probs)]  # (B, m)
-    weights = {"alpha": 0, "beta": cfg.beta, "history_weight": cfg.history_weight}
-    parts = alro_loss(
-        log_probs, order, ratings, **weights, gamma=cfg.gamma, sigma=cfg.sigma,
-        other_log_probs=other_log_probs, through_target=cfg.through_target,
-        history_term=history_term, soft_ties=cfg.soft_ties)
-    parts["sll"] = first_step_loss(log_probs, ratings, cfg.sigma)
-    if cfg.alpha > 0:
-        parts["total"] = parts["total"] + cfg.alpha * parts["sll"]
-    return {**parts, **references(order, ratings, cfg)}
-
-
-def both_orders_losses(model, batch, cfg) -> dict[str, torch.Tensor]:
-    """As train.losses, but SFT and SLL are the mean over both displayed orders.
-
-    GUESS in train.losses: on the first alone; the paper's sum shows one prompt.
-    """
-    check_input(cfg.beta > 0, "a second displayed order is drawn only where --beta is above 0")
-    log_probs, other_log_probs, history_term = model_outputs(model, batch, cfg)
-    order = batch.order[:len(log_probs)]  # (B, m)
-    ratings = batch.ratings[:len(log_probs)]  # (B, m)
-    objective = functools.partial(alro_loss, order=order, ratings=ratings, alpha=cfg.alpha,
-                                  gamma=cfg.gamma, sigma=cfg.sigma, soft_ties=cfg.soft_ties)
-    parts = objective(
-        log_probs, beta=cfg.beta, other_log_probs=other_log_probs, history_term=history_term,
-        through_target=cfg.through_target, history_weight=cfg.history_weight)
-    # Half of the way from the first order's SFT and SLL to the other's.
-    first = objective(log_probs, beta=0)
-    other = objective(other_log_probs, beta=0)
-    for name in ("sft", "sll", "total"):
-        to_other = other[name] - first[name]  # (B,)
-        parts[name] = parts[name] + to_other / 2
-    return {**parts, **references(order, ratings, cfg)}
 
 
 # ---- python baselines.py -------------------------------------------------------------------------

@@ -35,7 +35,8 @@ import numpy as np
 import torch
 
 from alro import IDENTIFIERS, AlroError, Batch, build_prompt, clean_text, gold_order
-from model import context_length, encode, identifier_tokens, load_tokenizer, special_tokens
+from model import (
+    context_length, encode, identifier_tokens, load_tokenizer, rating_tokens, special_tokens)
 from runs import check_input, check_minimum, one_line_error, option, parse_flags, run_script
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens"
@@ -114,6 +115,7 @@ class PromptWords(NamedTuple):
     texts: list[str]            # how the prompt names each item
     noun: str                   # what it calls an item: "movie"
     scale: tuple[float, float]  # the worst and the best rating
+    levels: list[float]         # all ratings that occur, ascending
     averages: np.ndarray | None = None  # (folds, items): what users of a fold see; NaN = nothing
     folds: list[int] | None = None      # the fold of each user
 
@@ -156,7 +158,8 @@ class Ratings:
             pairs = zip(self.titles, self.categories)
             texts = [f"{title}, {category}" if category else title for title, category in pairs]
         folds = list(map(fold_of, self.users))
-        return PromptWords(texts, self.noun, self.rating_range, self.averages, folds)
+        levels = np.unique(self.rating).tolist()
+        return PromptWords(texts, self.noun, self.rating_range, levels, self.averages, folds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,29 +327,30 @@ def list_prompt(words: PromptWords, ranking_list: RankingList, slots, dropped: i
     return build_prompt(history, candidates, slots, words.noun, words.scale)
 
 
-def rating_tokens(prompt: str, offsets, lines: int) -> list[int]:
-    """Indices of the tokens of the rating that ends each of the prompt's `lines` history lines.
+def line_end_tokens(prompt: str, offsets) -> list[list[int]]:
+    """For each line of a prompt the indices of the tokens that touch its last word.
 
-    Args: offsets: (start, end) of each token in the text. Used by OURS, `alro.history_loss`.
+    In a history's line that is the rating, in a candidate's the identifier.
+    Args: offsets: (start, end) of each token in the text.
     """
     starts, ends = map(list, zip(*offsets))
     tokens = []
-    line_end = prompt.index("\n")  # the first line is no history
-    for line in prompt.split("\n")[1:lines + 1]:
-        line_start = line_end + 1
+    line_start = 0
+    for line in prompt.split("\n"):
         line_end = line_start + len(line)
-        rating_start = line_start + line.rindex(" ") + 1  # after the last space
-        first = bisect.bisect_right(ends, rating_start)  # tokens that touch it
+        word_start = line_start + line.rfind(" ") + 1  # after the last space
+        first = bisect.bisect_right(ends, word_start)
         last = bisect.bisect_left(starts, line_end) - 1
-        tokens += range(first, last + 1)
+        tokens.append(list(range(first, last + 1)))
+        line_start = line_end + 1
     return tokens
 
 
 class TokenisedList(NamedTuple):
     text: str
-    tokens: list[int]                       # of the prompt
-    offsets: list[tuple[int, int]] | None   # (start, end) of each token in the prompt, if asked for
-    lines: int                              # lines of history: fewer than the list has if shortened
+    tokens: list[int]                # of the prompt
+    offsets: list[tuple[int, int]]   # (start, end) of each token in the prompt
+    lines: int                       # lines of history: fewer than the list has if shortened
 
 
 def pad(rows, value, multiple=1) -> torch.Tensor:
@@ -362,12 +366,14 @@ class Encoder:
     tokenizer: object
     words: PromptWords
     list_size: int
-    max_length: int                # tokens the model can read, prompt and answer
-    history_targets: bool = False  # whether ratings in the history are targets (alro.history_loss)
+    max_length: int   # tokens the model can read, prompt and answer
     multiple: int = 1  # pad to a multiple of so many tokens: few lengths, for torch.compile
 
     def __post_init__(self):
         self.identifiers = identifier_tokens(self.tokenizer, self.list_size)  # (m,)
+        self.level_tokens = rating_tokens(self.tokenizer, self.words.levels)  # (L,), or (0,)
+        self.levels = torch.tensor(self.words.levels)[:len(self.level_tokens)]
+        self.token_of_level = dict(zip(self.words.levels, self.level_tokens.tolist()))
 
     def tokenise(self, lists, slots) -> list[TokenisedList]:
         """The prompt of each list, in displayed order slots[b], with as much history as fits.
@@ -391,22 +397,23 @@ class Encoder:
 
     def _tokenise(self, lists, slots, dropped):
         texts = [list_prompt(self.words, *pair, dropped) for pair in zip(lists, slots)]
-        encoding = encode(self.tokenizer, texts, return_offsets_mapping=self.history_targets)
-        offsets = encoding.get("offset_mapping", [None] * len(lists))
+        encoding = encode(self.tokenizer, texts, return_offsets_mapping=True)
         lines = [len(ranking_list.history) - dropped for ranking_list in lists]
-        return list(map(TokenisedList, texts, encoding.input_ids, offsets, lines))
+        return list(map(TokenisedList, texts, encoding.input_ids, encoding.offset_mapping, lines))
 
     def batch(self, lists, slots, orders=None) -> tuple[Batch, list[str]]:
         """Tokenise B lists, list b in displayed order slots[b].
 
         Args: orders (B, m), gold: their identifiers are appended and become targets, and so do the
-            ratings of the history with `history_targets`; None: prompts only, to rank.
+            ratings of history and candidates; None: prompts only, to rank.
         Returns: the Batch, on the CPU; ids of the lists that lost their oldest history to fit.
         Raises: AlroError if a prompt does not fit without history.
         """
         prompts = self.tokenise(lists, slots)
         rows = [prompt.tokens for prompt in prompts]
-        rated_at = [[]] * len(lists)
+        line_ends = [line_end_tokens(prompt.text, prompt.offsets) for prompt in prompts]
+        history_at = [[] for _ in lists]
+        candidate_rated = [[-100] * self.list_size for _ in lists]
         displayed = torch.tensor(slots)  # (B, m)
         if orders is None:
             orders = torch.arange(self.list_size).expand(len(lists), -1)  # (B, m), any will do
@@ -414,10 +421,16 @@ class Encoder:
             gold_slots = displayed.argsort(-1).gather(-1, orders)  # (B, m) output position -> slot
             answers = self.identifiers[gold_slots].tolist()
             rows = [tokens + answer for tokens, answer in zip(rows, answers)]
-            if self.history_targets:
-                rated_at = [rating_tokens(prompt.text, prompt.offsets, prompt.lines)
-                            for prompt in prompts]
-        rated = [[tokens[t] for t in places] for tokens, places in zip(rows, rated_at)]
+            # After the first line, the history's; a rating may have several tokens.
+            history_at = [list(itertools.chain(*ends[1:prompt.lines + 1]))
+                          for prompt, ends in zip(prompts, line_ends)]
+            candidate_rated = [[self.token_of_level.get(rating, -100)
+                                for rating in ranking_list.ratings] for ranking_list in lists]
+        history_rated = [[tokens[t] for t in places] for tokens, places in zip(rows, history_at)]
+        # The last lines but one are the candidates', by slot; an identifier is one token.
+        slot_at = torch.tensor([[tokens[-1] for tokens in ends[-1 - self.list_size:-1]]
+                                for ends in line_ends])  # (B, m)
+        candidate_at = slot_at.gather(-1, displayed.argsort(-1))  # (B, m) by item
         shortened = [ranking_list.list_id for ranking_list, prompt in zip(lists, prompts)
                      if prompt.lines < len(ranking_list.history)]
         input_ids = pad(rows, 0, self.multiple)  # (B, T); pads are seen by no token that counts
@@ -425,15 +438,17 @@ class Encoder:
         ratings = torch.tensor([ranking_list.ratings for ranking_list in lists],
                                dtype=torch.float32)  # (B, m)
         # Token t is predicted at t - 1: a pad of 1 is read at place 0, and not used.
-        batch = Batch(input_ids, prompt_tokens, pad(rated_at, 1), pad(rated, -100),
-                      self.identifiers, displayed, orders, ratings)
+        batch = Batch(
+            input_ids, prompt_tokens, pad(history_at, 1), pad(history_rated, -100), candidate_at,
+            torch.tensor(candidate_rated), self.identifiers, self.level_tokens, self.levels,
+            displayed, orders, ratings)
         return batch, shortened
 
 
-def make_encoder(model, tokenizer, words, list_size, history_targets=False, multiple=1) -> Encoder:
+def make_encoder(model, tokenizer, words, list_size, multiple=1) -> Encoder:
     """The encoder for a model and its tokenizer: prompts as long as both can read."""
     max_length = context_length(model, tokenizer)
-    return Encoder(tokenizer, words, list_size, max_length, history_targets, multiple)
+    return Encoder(tokenizer, words, list_size, max_length, multiple)
 
 
 # ---- The synthetic world -------------------------------------------------------------------------

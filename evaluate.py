@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from alro import IDENTIFIERS, AlroError, clean_text, rank_candidates, rank_of
+from alro import DECODINGS, IDENTIFIERS, AlroError, clean_text, rank_candidates, rank_of
 from data import (DataConfig, Encoder, PromptWords, RankingList, Ratings, Splits, informative,
                   item_mean, list_prompt, load, make_encoder, random_slots, sha256,
                   sha256_of_words, warn)
@@ -42,7 +42,7 @@ from runs import (check_input, check_minimum, config_from_dict, one_line_error,
 
 CUTOFFS = (1, 3, 5, 10)
 NEW_ITEM_RATINGS = 5  # an item with so few ratings in the fit set, or fewer, counts as new
-OWN_ROWS = {"chance", "untrained", "item mean", "retriever", "oracle"}  # no run may be called so
+OWN_ROWS = {"chance", "untrained", "trained", "knows", "item mean", "retriever", "oracle"}  # no run may be called so
 
 
 # ---- Metrics: one value per list ----------------------------------------------------------------
@@ -448,6 +448,23 @@ def in_plain_words(result: dict, row: str = "trained") -> str:
             swayed += f", and in the order that a retriever shows this earns {shown:.3f}"
         sentences.append(f"{swayed} (agreement {agreement:.2f})")
 
+    # Does it say what it knows?
+    if "knows" in methods and row == "trained":
+        known_low, known_high = methods["knows"][metric]["ci95"]
+        if known_low > mean[row]:
+            said = "It knows more than it says"
+        elif known_high < mean[row]:
+            said = "It says more than can be read off"
+        else:
+            said = "It says what it knows"
+        said += ("; sorted by the rating that it expects at the end of each candidate's line, the "
+                 f"same displays are ranked at {mean['knows']:.3f}")
+        if "oracle" in methods:
+            said += f", {gap_closed(result, 'knows'):.0%} of the gap"
+        if "agreement" in methods["knows"]:
+            said += f" (agreement {methods['knows']['agreement']['mean']:.2f})"
+        sentences.append(said)
+
     # Does it know anything of the user?
     compared = "about as good as"
     if low > mean["item mean"]:
@@ -660,8 +677,9 @@ def ask(folder: str, cfg: "EvalConfig") -> str:
     """Rank one's own list with a run's model, by the run's own rules; the ranking in words."""
     config = read_run_config(folder)
     prompt = config["prompt"]
-    with one_line_error(f"{folder}/config.json: prompt: scale must be two numbers"):
+    with one_line_error(f"{folder}/config.json: prompt: scale must be two numbers, levels some"):
         low, high = map(float, prompt["scale"])
+        levels = list(map(float, prompt["levels"]))
     trained = config_from_dict(DataConfig, config["data"], f"{folder}/config.json")
     history, candidates = read_question(Path(cfg.ask), low, high)
     n = len(history)
@@ -684,7 +702,7 @@ def ask(folder: str, cfg: "EvalConfig") -> str:
     items = list(range(n, n + m))
     shown = list(range(m))
     question = RankingList("ask", 0, rated, items, [0.0] * m, shown)
-    words = PromptWords(titles, prompt["noun"], (low, high))
+    words = PromptWords(titles, prompt["noun"], (low, high), levels)
     ranker = ranker_of_run(folder, words, m, cfg.decode)
     order = ranker([question], [shown])[0].tolist()
     tokens = ranker.encoder.tokenise([question], [shown])[0].tokens
@@ -703,7 +721,8 @@ def ask(folder: str, cfg: "EvalConfig") -> str:
 class EvalConfig:
     split: str = option("test", "valid or test")
     orders: int = option(3, "random displayed orders of each list, 1 or more; agreement needs 2")
-    decode: str = option("greedy", "greedy (m steps) or first (one step)")
+    decode: str = option("greedy", "greedy (m steps), first (one step), or ratings: by the rating "
+                                   "the model expects of each candidate (alro.expected_ratings)")
     limit: int = option(0, "evaluate at most this many lists; 0 = all")
     batch_size: int = option(64, "lists at a time")
     show: int = option(0, "print this many lists in words")
@@ -717,8 +736,8 @@ class EvalConfig:
 
     def __post_init__(self):
         check_split(self.split)
-        check_input(self.decode in ("greedy", "first"),
-                    f"--decode must be greedy or first, got {self.decode!r}")
+        check_input(self.decode in DECODINGS,
+                    f"--decode must be one of {', '.join(DECODINGS)}, got {self.decode!r}")
         check_minimum(self, orders=1, limit=0, batch_size=1, show=0)
 
 
@@ -768,6 +787,9 @@ def rank_test_lists(folder: Path, cfg, data: EvaluationData, encoder: Encoder, b
     rankers = {}
     for name, model in ("untrained", untrained.to(pick_device())), ("trained", trained):
         rankers[name] = ModelRanker(model, encoder, batch_size=batch_size, bf16=cfg.bf16)
+    if cfg.candidate_weight > 0 and len(encoder.levels) > 0:
+        # What the trained model says is the row above; what it knows, read off the prompt alone.
+        rankers["knows"] = ModelRanker(trained, encoder, "ratings", batch_size, cfg.bf16)
     result, methods = score_run(folder, rankers, data, cfg.test_orders)
     print(f"\n{text_table(result)}\n\n{in_words(data, methods['trained'], 0)}")
     write_results(Path(folder), result, methods, data.lists)

@@ -66,7 +66,7 @@ def output_by_slot(ranker, ranking_list: RankingList):
     batch, _shortened = ranker.encoder.batch([ranking_list] * 2, slots, gold.expand(2, -1))
     device = next(ranker.model.parameters()).device
     with autocast(device, ranker.bf16):
-        answer_logits, _ = target_logits(ranker.model, batch.to(device))  # (2, m, V)
+        answer_logits, _, _ = target_logits(ranker.model, batch.to(device))  # (2, m, V)
     y = item_log_probs(answer_logits.cpu(), batch).softmax(-1)  # (2, m, m) by item
     # The one place where y is looked at by slot: here the display is the question.
     by_slot = y.gather(-1, batch.slots.unsqueeze(1).expand_as(y))

@@ -175,6 +175,22 @@ def identifier_tokens(tokenizer, m: int) -> torch.Tensor:
     return torch.tensor(tokens)  # (m,)
 
 
+def rating_tokens(tokenizer, levels: list[float]) -> torch.Tensor:
+    """The token (L,) that tells each rating of a scale where it ends a line of the history, as in
+    "Heat: 4"; empty where no single token does.
+
+    All else must be the same in every rating: half stars ("4", "4.5"), or 1 and 10 in digits of
+    one token each, differ in how many tokens they have. Then candidates' ratings are no targets
+    (alro.rating_loss), and what the model knows cannot be read off: no two ratings are ever taken
+    for one. The history's ratings stay targets, all their tokens.
+    """
+    rated = encode(tokenizer, [f"Heat: {level:g}" for level in levels]).input_ids
+    before = {tuple(tokens[:-1]) for tokens in rated}
+    last = [tokens[-1] for tokens in rated]
+    told = len(before) == 1 and len({*last}) == len(levels) and tokenizer.unk_token_id not in last
+    return torch.tensor(last if told else [], dtype=torch.long)
+
+
 # ---- The tiny model of the demo ------------------------------------------------------------------
 
 # The prompt's fixed sentences are one token each, and so is a rating (": 4"); a word keeps the

@@ -307,7 +307,7 @@ class Origin(typing.NamedTuple):
 def write_config(folder: Path, data_cfg, origin: Origin, words, hardware: str) -> None:
     """config.json: all that tells how the run came about. words: data.PromptWords."""
     config = {"data": dataclasses.asdict(data_cfg), "train": origin.config, "losses": origin.losses}
-    config["prompt"] = {"noun": words.noun, "scale": words.scale}
+    config["prompt"] = {"noun": words.noun, "scale": words.scale, "levels": words.levels}
     config["data_sha256"] = {"lists": origin.lists, "prompt": origin.prompt}
     config["hardware"] = hardware
     libraries = (torch, np, transformers)
@@ -317,7 +317,7 @@ def write_config(folder: Path, data_cfg, origin: Origin, words, hardware: str) -
 
 
 CONFIG_FIELDS = {"data": {"dataset": str}, "train": {"model": str, "seed": int},
-                 "prompt": {"noun": str, "scale": list}}  # what every reader of a run needs
+                 "prompt": {"noun": str, "scale": list, "levels": list}}  # what every reader of a run needs
 
 
 def read_run_config(folder: str) -> dict:
@@ -330,7 +330,8 @@ def read_run_config(folder: str) -> dict:
             good = isinstance(values, dict) and isinstance(values.get(name), kind)
             check_input(good, f"{path}: {part} must be an object with {name}, a {kind.__name__}")
     prompt = config["prompt"]
-    check_input(prompt.keys() == {"noun", "scale"}, f"{path}: prompt has {[*prompt]}")
+    known = CONFIG_FIELDS["prompt"]
+    check_input(prompt.keys() == known.keys(), f"{path}: prompt has {[*prompt]}, not {[*known]}")
     noun = prompt["noun"]
     check_input(noun == clean_text(noun) != "", f"{path}: noun is not one line")
     return config
@@ -400,8 +401,8 @@ def load_checkpoint(folder: Path, origin: Origin, default_cfg, model, optimizer,
 
 
 # What log.jsonl has beside a loss function's values.
-LOG_FIELDS = {"step", "lr", "tokens", "tokens_per_second", "grad_norm", "valid_ndcg", "log_m",
-              "log_m_factorial_over_m"}
+LOG_FIELDS = {"step", "lr", "tokens", "tokens_per_second", "grad_norm", "valid_ndcg", "valid_knows",
+              "log_m", "log_m_factorial_over_m"}
 
 
 class TrainingLog:

@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 import evaluate
 from alro import (
-    Batch, alro_loss, blind_probs, gold_order, gold_rank, history_loss, item_log_probs,
-    perfect_probs, soft_lambda_loss, target_logits)
+    Batch, alro_loss, blind_probs, gold_order, gold_rank, item_log_probs, perfect_probs,
+    rating_loss, soft_lambda_loss, target_logits)
 from data import (
     DataConfig, Encoder, RankingList, Ratings, Splits, generator, informative, load, make_encoder,
     random_slots, seed_from, sha256, sha256_of_words, split)
@@ -56,7 +56,8 @@ class TrainConfig:
     lora_rank: int = option(0, "train a LoRA adapter of this rank (needs peft); 0 = all weights")
     dropout: float = option(0.0, "dropout where the model's configuration has one, and in LoRA")
 
-    # ---- the objective: L_sft + alpha L_sll + beta L_psl + history_weight L_history
+    # ---- the objective: L_sft + alpha L_sll + beta L_psl
+    #      + history_weight L_history + candidate_weight L_candidates
     # alpha, beta, gamma and sigma are the paper's symbols (the table at the top of alro.py). What
     # the paper set them to is not known to us.
     alpha: float = option(3.0, "weight of the soft lambda loss")
@@ -64,11 +65,11 @@ class TrainConfig:
                               "half the work")
     gamma: float = option(10.0, "sharpness of the soft-argmax (see alro.soft_rank)")
     sigma: float = option(1.0, "slope of the pairwise logistic, per rank")
-    history_weight: float = option(1.0, "weight of the loss on the history's ratings (OURS)")
+    history_weight: float = option(0.6, "weight of the loss on the history's ratings (OURS)")
+    candidate_weight: float = option(0.4, "weight of the loss on the candidates' ratings, which no "
+                                          "prompt shows (OURS); both 0: the paper's objective")
     display_order: str = option("shown", "order in the first prompt: shown (a fixed one per list) "
                                          "or shuffled (anew each time)")
-    soft_ties: bool = option(False, "SFT takes all tied items for equally right (OURS, see "
-                                    "alro.soft_ties_loss)")
     through_target: bool = option(True, "gradients also flow through PSL's target (GUESS: yes, the "
                                         "demo learns sooner)")
 
@@ -93,7 +94,7 @@ class TrainConfig:
 
     # ---- looking at it: how often something is written, validated, ranked
     log_every: int = option(20, "steps between lines of log.jsonl")
-    valid_every: int = option(0, "steps between validations, each with a checkpoint; 0 = a fifth")
+    valid_every: int = option(0, "steps between validations, each with a checkpoint; 0 = a tenth")
     valid_limit: int = option(200, "validation lists to rank; 0 = all")
     patience: int = option(0, "stop after this many validations without a better NDCG; 0 = never")
     test_at_end: bool = option(True, "rank test lists at the end (evaluate.py does it later)")
@@ -102,7 +103,8 @@ class TrainConfig:
 
     def __post_init__(self):
         check_minimum(self, seed=0, steps=0, batch_size=1, grad_accum=1, width=8)
-        check_minimum(self, alpha=0, beta=0, history_weight=0, weight_decay=0, lora_rank=0)
+        check_minimum(self, alpha=0, beta=0, history_weight=0, candidate_weight=0)
+        check_minimum(self, weight_decay=0, lora_rank=0)
         check_minimum(self, log_every=1, valid_every=0, valid_limit=0, patience=0)
         check_minimum(self, test_limit=0, test_orders=1)
         for name in ("epochs", "lr", "clip", "gamma", "sigma"):
@@ -262,42 +264,46 @@ class TrainingSteps(torch.utils.data.Dataset):
 def model_outputs(model, batch: Batch, cfg: TrainConfig):
     """What the model says of a batch of B lists or, with PSL, of B lists in two displayed orders.
 
-    Returns: (log_probs, other_log_probs, history_term): (B, m, m), log_probs[b, k, i] is that of
+    Returns: (log_probs, other_log_probs, rating_terms): (B, m, m), log_probs[b, k, i] is that of
     item i at output position k of list b, normalised over the vocabulary; the same in the other
-    displayed order, or None; `history_loss` (B,), or None.
+    displayed order, or None; what alro_loss takes of `rating_loss`: terms (B,) and their weights.
     """
     # Stage 1: one pass of the model over all rows. Both displayed orders go through it together:
     # half as many passes.
     with autocast(batch.input_ids.device, cfg.bf16):
-        answer_logits, history_logits = target_logits(model, batch)  # (B or 2 B, m or H, V)
+        answer_logits, history_logits, candidate_logits = target_logits(model, batch)
     # Stage 2: from slots to items. The letter " A" stands for slot 0, which holds another item in
     # the other order; by item the two can be compared, and the display is out of sight from here.
     log_probs = item_log_probs(answer_logits, batch)  # (B or 2 B, m, m)
-    history_term = None
-    if cfg.history_weight:
-        history_term = history_loss(history_logits, batch.rated)  # (B or 2 B,)
-    if cfg.beta == 0:
-        return log_probs, None, history_term
     # Stage 3: the two halves of the rows, as TrainingSteps.batch has put them together.
-    first, other = log_probs.chunk(2)  # (B, m, m) each
-    if history_term is not None:
-        history_term, _ = history_term.chunk(2)  # (B,) once is enough: it precedes the candidates
-    return first, other, history_term
+    other = None
+    n_lists = len(log_probs)
+    if cfg.beta > 0:
+        log_probs, other = log_probs.chunk(2)  # (B, m, m) each
+        n_lists = len(log_probs)
+    # Stage 4: ratings, in the first order alone: where SFT sees one display, they do, too.
+    rating_terms = {}
+    if cfg.history_weight > 0:
+        term = rating_loss(history_logits[:n_lists], batch.history_rated[:n_lists])  # (B,)
+        rating_terms |= {"history_term": term, "history_weight": cfg.history_weight}
+    if cfg.candidate_weight > 0:
+        term = rating_loss(candidate_logits[:n_lists], batch.candidate_rated[:n_lists])  # (B,)
+        rating_terms |= {"candidate_term": term, "candidate_weight": cfg.candidate_weight}
+    return log_probs, other, rating_terms
 
 
 def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
     """The objective's terms and its "total", each (B,), and what to compare them with."""
-    log_probs, other_log_probs, history_term = model_outputs(model, batch, cfg)
+    log_probs, other_log_probs, rating_terms = model_outputs(model, batch, cfg)
     # With PSL the batch has 2 B rows, and rows B and on are the same lists again.
     n_lists = len(log_probs)
     order, ratings = batch.order[:n_lists], batch.ratings[:n_lists]  # (B, m)
-    # Stage 4: the objective, on the first displayed order; the other one is for PSL alone. (GUESS:
+    # Stage 5: the objective, on the first displayed order; the other one is for PSL alone. (GUESS:
     # the paper's sum shows one prompt. `both_orders_losses` in baselines.py has the other reading.)
-    weights = {"alpha": cfg.alpha, "beta": cfg.beta, "history_weight": cfg.history_weight}
     terms = alro_loss(
-        log_probs, order, ratings, **weights, gamma=cfg.gamma, sigma=cfg.sigma,
-        other_log_probs=other_log_probs, through_target=cfg.through_target,
-        history_term=history_term, soft_ties=cfg.soft_ties)
+        log_probs, order, ratings, alpha=cfg.alpha, beta=cfg.beta, gamma=cfg.gamma,
+        sigma=cfg.sigma, other_log_probs=other_log_probs, through_target=cfg.through_target,
+        **rating_terms)
     return {**terms, **references(order, ratings, cfg)}
 
 
@@ -389,23 +395,35 @@ def means_over_lists(sums_of_parts: list[dict], n_lists: int) -> dict[str, torch
 
 
 def validate(model, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig,
-             process: int = 0, n_processes: int = 1) -> tuple[float, set[str]]:
+             process: int = 0, n_processes: int = 1) -> tuple[dict[str, float], set[str]]:
     """Mean NDCG@m of the validation lists, each in one random displayed order; shared by processes.
 
-    Returns: (NDCG, ids of the lists whose oldest history did not fit).
+    Returns: ({"valid_ndcg": of what the answer says} and, where candidates' ratings are targets,
+    "valid_knows": of the expected ratings; ids of the lists whose oldest history did not fit).
     """
     # The order is random, whatever training shows: copying the display earns nothing here. It is
     # the same in every run, so that runs can be compared.
     mine, m = lists[process::n_processes], encoder.list_size
-    # In float64, summed over lists and processes: the same number however they are shared out.
-    total = torch.zeros((), dtype=torch.float64)
-    ranker = ModelRanker(model, encoder, batch_size=lists_ranked_at_once(cfg), bf16=cfg.bf16)
-    if mine:
-        slots = [random_slots(m, "eval", ranking_list.list_id, 0) for ranking_list in mine]
-        ratings = torch.tensor([ranking_list.ratings for ranking_list in mine])  # (N, m)
-        total = ndcg(ratings, ranker(mine, slots), m).sum()
+    decodings = {"valid_ndcg": "greedy"}
+    if knows_ratings(encoder, cfg):
+        decodings["valid_knows"] = "ratings"
+    slots = [random_slots(m, "eval", ranking_list.list_id, 0) for ranking_list in mine]
+    ratings = torch.tensor([ranking_list.ratings for ranking_list in mine])  # (N, m)
     device = next(model.parameters()).device
-    return sum_over_processes(total.to(device)).item() / len(lists), ranker.shortened
+    means = {}
+    for name, decode in decodings.items():
+        ranker = ModelRanker(model, encoder, decode, lists_ranked_at_once(cfg), cfg.bf16)
+        # In float64, summed over lists and processes: the same however they are shared out.
+        total = torch.zeros((), dtype=torch.float64)
+        if mine:
+            total = ndcg(ratings, ranker(mine, slots), m).sum()
+        means[name] = sum_over_processes(total.to(device)).item() / len(lists)
+    return means, ranker.shortened
+
+
+def knows_ratings(encoder: Encoder, cfg: TrainConfig) -> bool:
+    """Whether what the model knows can be read off: it was asked in training, and a token tells."""
+    return cfg.candidate_weight > 0 and len(encoder.levels) > 0
 
 
 def lists_ranked_at_once(cfg: TrainConfig) -> int:
@@ -445,9 +463,9 @@ def prepare(data_cfg: DataConfig, cfg: TrainConfig, process: int, n_processes: i
     # torch.compile makes code for one length of a batch: lengths that are multiples of 64 are few.
     multiple = 64 if cfg.compile else 1
     encoder = make_encoder(model, tokenizer, ratings.prompt_words(), data_cfg.list_size,
-                           history_targets=cfg.history_weight > 0, multiple=multiple)
+                           multiple=multiple)
     steps = TrainingSteps(train_lists, encoder, cfg, process, n_processes)
-    valid_every = cfg.valid_every or max(1, steps.total // 5)
+    valid_every = cfg.valid_every or max(1, steps.total // 10)
     # A validation ranks no more lists than were trained on since the one before: a short run would
     # do little else. (--valid_limit 0 ranks all: a slice to None leaves none out.)
     n_valid = min(cfg.valid_limit, valid_every * cfg.batch_size) or None
@@ -517,9 +535,8 @@ def describe_start(dataset: str, cfg: TrainConfig, job: Job, device_text: str,
              f"{len(job.splits.train)}{counts}"]
     lines.append(f"{cfg.model}: {job.model.num_parameters():,} weights, {n_trained:,} trained; "
                  f"{device_text}")
-    sft = "SFT (soft ties)" if cfg.soft_ties else "SFT"
-    objective = (f"{sft} + {cfg.alpha:g} SLL + {cfg.beta:g} PSL + {cfg.history_weight:g} history; "
-                 f"gamma {cfg.gamma:g}")
+    objective = (f"SFT + {cfg.alpha:g} SLL + {cfg.beta:g} PSL + {cfg.history_weight:g} history + "
+                 f"{cfg.candidate_weight:g} candidates' ratings; gamma {cfg.gamma:g}")
     if losses_name != name_of(losses):  # train(..., losses=...): only it knows what it weighs
         objective = losses_name
     lines.append(f"loss: {objective}; on {cfg.display_order} orders, seed {cfg.seed}")
@@ -529,6 +546,10 @@ def describe_start(dataset: str, cfg: TrainConfig, job: Job, device_text: str,
                  f"{math.lgamma(m + 1) / m:.3f}, the uniform trap: no repeats, and no idea")
     if cfg.display_order == "shown":
         lines[-1] += "; on shown orders copying the display goes below it"
+    if cfg.candidate_weight > 0 and not knows_ratings(job.encoder, cfg):
+        lines.append("note: no single token of this tokenizer tells the ratings "
+                     f"{', '.join(f'{level:g}' for level in job.encoder.words.levels)} apart: the "
+                     "candidates' are no targets, and what the model knows cannot be read off")
     if steps.total < FEW_STEPS:
         lines.append(f"note: {steps.total} steps are too few to leave the uniform trap; expect "
                      "about chance (see --steps, --epochs)")
@@ -641,16 +662,19 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig | None = No
             # ---- validate: the model that is best here, not the last one, is the run's result
             if due:
                 with error_at(f"step {progress.step}"):
-                    score, cut = validate(model, job.valid_lists, job.encoder, cfg, process,
-                                          n_processes)
+                    scores, cut = validate(model, job.valid_lists, job.encoder, cfg, process,
+                                           n_processes)
                 shortened["valid"].update(cut)
-                is_best = progress.add(score)
-                say(f"step {progress.step}: validation NDCG@{data_cfg.list_size} {score:.4f}"
-                    f"{' (best)' if is_best else ''}")
+                is_best = progress.add(scores["valid_ndcg"])
+                knows = ""
+                if "valid_knows" in scores:
+                    knows = f"; knows {scores['valid_knows']:.4f}"
+                say(f"step {progress.step}: validation NDCG@{data_cfg.list_size} "
+                    f"{scores['valid_ndcg']:.4f}{' (best)' if is_best else ''}{knows}")
                 if is_best and process == 0:
                     save_model(model, job.tokenizer, folder)
                 # Not before: where the log has a validation, model/ is the best until then.
-                log.write({"step": progress.step, "valid_ndcg": score})
+                log.write({"step": progress.step, **scores})
 
             # ---- checkpoint: all that going on needs, whole or not at all
             if due and process == 0:

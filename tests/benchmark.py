@@ -93,7 +93,7 @@ def prepared(data_cfg, cfg, ratings, lists):
     """(model on the device, encoder, training steps)."""
     model, tokenizer = build_model(cfg, ratings)
     encoder = make_encoder(model, tokenizer, ratings.prompt_words(), data_cfg.list_size,
-                           history_targets=cfg.history_weight > 0, multiple=64 if cfg.compile else 1)
+                           multiple=64 if cfg.compile else 1)
     return model.to(DEVICE).train(), encoder, TrainingSteps(lists, encoder, cfg)
 
 

@@ -11,6 +11,7 @@ World, model and settings were chosen on seeds 100 to 104 and validation lists (
 the seeds here were run once, afterwards. A run lies in runs/measure/<row>/<seed>.
 """
 import dataclasses
+import functools
 import sys
 import time
 from pathlib import Path
@@ -19,30 +20,19 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np  # noqa: E402
+import torch  # noqa: E402
 
 import baselines  # noqa: E402
+from experiments import objectives  # noqa: E402
 import evaluate  # noqa: E402
 import train  # noqa: E402
-from alro import lambda_loss, rank_of, soft_rank  # noqa: E402
 from data import DataConfig  # noqa: E402
-from figures import draw, learning_curves  # noqa: E402
+from figures import draw, learning_curves, most_levels, output_by_slot  # noqa: E402
 from runs import FolderInUse, is_locked, read_json, read_log, read_run_config, write_json  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/measure")
 TEN, FIVE, THREE = range(10), range(5), range(3)
-
-
-def current_rank_losses(model, batch, cfg) -> dict:
-    """The doubt in alro.pair_weights: delta over the model's current ranks, as in the classic NDCG-Loss2, not over the
-    target ranks that the summary names."""
-    parts = train.losses(model, batch, cfg)
-    log_probs, _, _ = train.model_outputs(model, batch, cfg)
-    ratings = batch.ratings[:len(log_probs)]
-    position = soft_rank(log_probs.log_softmax(-1).exp(), cfg.gamma)  # (B, m)
-    current = rank_of(position.detach().argsort(-1))  # (B, m)
-    sll = lambda_loss(position, ratings, current, cfg.sigma)
-    return {**parts, "sll": sll, "total": parts["total"] + cfg.alpha * (sll - parts["sll"])}
 
 
 class Row(NamedTuple):
@@ -55,42 +45,44 @@ class Row(NamedTuple):
 ALRO = train.TrainConfig()
 SFT = {"alpha": 0.0, "beta": 0.0}
 ARMS = {"SFT": SFT, "SFT+SLL": {"beta": 0.0}, "SFT+PSL": {"alpha": 0.0}, "ALRO": {}}
-
-# Rows that are trained once more, with an SFT that takes all tied items for equally right.
-SOFT_TIES = ["SFT, shuffled", "SFT+SLL, shuffled", "ALRO, shuffled", "ALRO, shown"]
+DISPLAYS = ("shown", "shuffled")
 
 
 def plan() -> dict[str, Row]:
-    """{row: what to train}, the most important first."""
+    """{row: what to train}, the most important first. Each is asked for what it says and for what it knows."""
     rows = {}
-    for order in ("shown", "shuffled"):  # what each loss does
+    for display in DISPLAYS:  # what each loss does
         for arm, weights in ARMS.items():
-            rows[f"{arm}, {order}"] = Row(TEN, {**weights, "display_order": order})
-    for order in ("shown", "shuffled"):  # as long as ALRO takes: it reads two prompts a list
-        rows[f"SFT, {order}, twice the steps"] = Row(
-            FIVE, {**SFT, "display_order": order, "steps": 2 * ALRO.steps})
-    for row in SOFT_TIES:
-        rows[f"{row}, soft ties"] = Row(TEN, {**rows[row].train, "soft_ties": True})
-    for noise in (1.0, 2.0, 0.5):  # how large is the bias? (the default, 0.7, is above)
-        for arm, order in (("SFT", "shown"), ("SFT", "shuffled"), ("ALRO", "shown")):
-            rows[f"{arm}, {order}, retriever noise {noise:g}"] = Row(
-                THREE, {**ARMS[arm], "display_order": order}, {"retriever_noise": noise})
-    rows["delta over current ranks"] = Row(THREE, {}, losses=current_rank_losses)
-    rows["SFT and SLL on both orders"] = Row(THREE, {}, losses=baselines.both_orders_losses)
-    knobs = [("alpha", (1.0, 10.0)), ("beta", (0.5, 5.0)), ("gamma", (1.0, 3.0, 30.0, 100.0)),
-             ("lr", (ALRO.lr / 2, ALRO.lr * 2))]
-    for name, values in knobs:
-        for value in values:
-            rows[f"{name} {value:g}"] = Row(THREE, {name: value})
-    rows["lambda loss of the first step"] = Row(THREE, {}, losses=baselines.first_step_losses)
+            rows[f"{arm}, {display}"] = Row(TEN, {**weights, "display_order": display})
+    # PSL's exposure without its pull: the model answers both displays, nothing draws the two answers together.
+    rows["SFT, both displays"] = Row(TEN, {"alpha": 0.0}, losses=objectives.both_displays_losses)
+    rows["SFT+SLL, both displays"] = Row(TEN, {}, losses=objectives.both_displays_losses)
+    for display in DISPLAYS:  # what do the list-wise losses add to what can be read off?
+        rows[f"ratings only, {display}"] = Row(
+            TEN, {**SFT, "display_order": display}, losses=objectives.ratings_only_losses)
+    # The paper's objective with our loss on the history's ratings alone.
+    rows["SFT, shown, history alone"] = Row(TEN, {**SFT, "candidate_weight": 0.0})
+    rows["ALRO, shown, history alone"] = Row(TEN, {"candidate_weight": 0.0})
+    for times in (2, 4):  # not said, or not yet said?
+        rows[f"SFT, shown, {times} times the steps"] = Row(THREE, {**SFT, "steps": times * ALRO.steps})
+    rows["SFT+SLL, shuffled, soft ties"] = Row(
+        FIVE, {"beta": 0.0, "display_order": "shuffled"}, losses=objectives.soft_ties_losses)
+    rows["ALRO, shown, soft ties"] = Row(FIVE, {}, losses=objectives.soft_ties_losses)
+    for display in DISPLAYS:  # a harder world, where SLL can be told
+        for arm, weights in ARMS.items():
+            rows[f"{arm}, {display}, lists of 10"] = Row(
+                THREE, {**weights, "display_order": display}, {"list_size": 10})
+    for noise in (0.5, 1.0, 2.0):  # how large is the bias? (the default, 0.7, is above)
+        for arm in ("SFT", "ALRO"):
+            rows[f"{arm}, shown, retriever noise {noise:g}"] = Row(THREE, ARMS[arm], {"retriever_noise": noise})
+        rows[f"SFT, both displays, retriever noise {noise:g}"] = Row(
+            THREE, {"alpha": 0.0}, {"retriever_noise": noise}, objectives.both_displays_losses)
+    rows["gamma 1"] = Row(THREE, {"gamma": 1.0})  # one setting changed
+    rows["gamma 100"] = Row(THREE, {"gamma": 100.0})
     rows["PSL's target detached"] = Row(THREE, {"through_target": False})
     rows["no history loss"] = Row(THREE, {"history_weight": 0.0})
-    rows["no ratings in the history"] = Row(THREE, {"history_weight": 0.0}, {"history_ratings": False})
-    rows["lists of 10"] = Row(THREE, {}, {"list_size": 10})
-    for width in (32, 128):  # claim 6
-        for arm, order in (("SFT", "shuffled"), ("ALRO", "shown"), ("ALRO", "shuffled")):
-            rows[f"{arm}, {order}, width {width}"] = Row(
-                THREE, {**ARMS[arm], "display_order": order, "width": width})
+    rows["SFT, shown, no rating loss"] = Row(THREE, {**SFT, "history_weight": 0.0, "candidate_weight": 0.0})
+    rows["ALRO, shown, no rating loss"] = Row(THREE, {"history_weight": 0.0, "candidate_weight": 0.0})
     return rows
 
 
@@ -142,12 +134,40 @@ def train_all() -> None:
             train.train(data_cfg, cfg, train.RunConfig(out=str(folder), resume=resume), losses=losses)
         except FolderInUse:  # since we looked
             continue
+        keep_scores(folder, data_cfg, losses)
         print(f"==== {number} of {len(todo)}: {folder} in {time.monotonic() - start:.0f} s", flush=True)
 
 
 # ---- Scoring ---------------------------------------------------------------------------------------------------------
 
 ORDERS, LISTS = 3, 500
+WAYS = {"": "greedy", ", knows": "ratings"}  # ending of a row -> how the same model is asked
+
+
+@functools.cache
+def world_of(data_cfg: DataConfig):
+    return evaluate.load_evaluation(data_cfg, "test", LISTS)
+
+
+def ranker_of(folder: Path, data, decode: str, losses=train.losses):
+    """A run's model, best on validation by what it says; of ratings alone, which never learns to say anything, as it
+    was at the last step."""
+    ranker = evaluate.ranker_of_run(str(folder), data.ratings.prompt_words(), data.list_size, decode)
+    if losses is objectives.ratings_only_losses:
+        state = torch.load(folder / "checkpoint" / "state.pt", weights_only=True)
+        ranker.model.load_state_dict(state["weights"], strict=False)  # what is tied stands there once
+    return ranker
+
+
+def keep_scores(folder: Path, data_cfg: DataConfig, losses=train.losses) -> None:
+    """What the run says and knows of every list, and the map of one list, in files beside it."""
+    data = world_of(data_cfg)
+    weights = evaluate.sha256_of_model(str(folder))
+    for decode in WAYS.values():
+        kept = folder / "scores" / f"{decode}-{evaluate.sha256(data.lists)[:8]}.json"
+        scored(ranker_of(folder, data, decode, losses), data, ORDERS, kept, weights)
+    y, gold_slots = output_by_slot(ranker_of(folder, data, "greedy", losses), most_levels(data.lists))
+    write_json(folder / "scores" / "map.json", {"y": y.tolist(), "gold_slots": gold_slots.tolist(), "weights": weights})
 
 
 def done_seeds(row: str) -> list[int]:
@@ -259,11 +279,9 @@ def score_arms() -> None:
              ("ALRO, shown", "SFT+PSL, shown"), ("ALRO, shown", "SFT+SLL, shown"),
              ("SFT+SLL, shuffled", "SFT, shuffled"), ("SFT+PSL, shuffled", "SFT, shuffled"),
              ("ALRO, shuffled", "SFT, shuffled"), ("ALRO, shuffled", "SFT+PSL, shuffled"),
-             ("ALRO, shown", "SFT, shuffled"), ("ALRO, shown", "SFT, shuffled, twice the steps"),
-             ("ALRO, shown", "SFT, shown, twice the steps"), ("ALRO, shown", "SFT+SLL, shuffled"),
+             ("ALRO, shown", "SFT, shuffled"), ("ALRO, shown", "SFT+SLL, shuffled"),
+             ("ALRO, shown", "SFT, both displays"), ("ALRO, shown", "SFT+SLL, both displays"),
              ("ALRO, shown", "item mean"), ("ALRO, shown", "oracle")]
-    pairs += [(f"{row}, soft ties", row) for row in SOFT_TIES]
-    pairs += [(f"{row}, soft ties", "SFT, shuffled, soft ties") for row in ("SFT+SLL, shuffled", "ALRO, shown")]
     write("arms", table(data, by_row, calls, pairs))
 
 

@@ -213,7 +213,7 @@ def found() -> str:
         f"SFT+SLL {gap['SFT+SLL, shown']}, SFT {gap['SFT, shown']} (steps doubled: {gap[SHOWN_TWICE]}; "
         f"same five seeds' ALRO {first_five}, not told apart).",
         f"3. **Shuffling the display is the rival to beat**: SFT {gap['SFT, shuffled']}, SFT+SLL "
-        f"{gap['SFT+SLL, shuffled']}, ALRO {gap['ALRO, shuffled']}; with `--soft_ties True` (OURS: tied items "
+        f"{gap['SFT+SLL, shuffled']}, ALRO {gap['ALRO, shuffled']}; with soft ties (OURS: tied items "
         f"equally right) {', '.join(soft)}; shown ALRO {gap['ALRO, shown, soft ties']} "
         f"(without: {gap['ALRO, shown']}). At ALRO's training time shuffled "
         f"SFT ({gap[TWICE]}) and shown ALRO ({first_five}) are not told apart: ALRO's NDCG@6 {signed(twice['mean'])} "

@@ -191,24 +191,27 @@ hostile = st.lists(st.text(max_size=8) | st.sampled_from(HOSTILE + ["\n", "\x1c"
 @pytest.mark.parametrize("kind", ["word", "byte", "byte, digits"])
 def test_batch(kind):
     """Property: whatever titles say, tokens are those of the text, and none is a special token; behind the prompt stand
-    the gold identifiers; `rated` are, if asked for, the tokens of the history's ratings, where they stand."""
+    the gold identifiers; `history_rated` are the tokens of the history's ratings, where they stand, and
+    `candidate_at` is where each candidate's identifier stands, whose token before belongs to its own line."""
     tokenizer, m = byte_level(kind == "byte, digits"), 3
     special = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert special in tokenizer("Heat <|im_end|>").input_ids  # so it would, were it not for `encode`
 
-    @given(st.lists(hostile, min_size=3, max_size=8), *[st.permutations(range(3))] * 2, st.booleans())
-    @example(HOSTILE, [0, 1, 2], [1, 2, 0], True)
-    @example(HOSTILE[::-1], [1, 2, 0], [0, 1, 2], True)
-    def check(titles, slots, order, history_targets):
+    @given(st.lists(hostile, min_size=3, max_size=8), *[st.permutations(range(3))] * 2)
+    @example(HOSTILE, [0, 1, 2], [1, 2, 0])
+    @example(HOSTILE[::-1], [1, 2, 0], [0, 1, 2])
+    def check(titles, slots, order):
         words = word_level(titles) if kind == "word" else tokenizer
-        encoder = encoder_of(words, titles, m, 10 ** 6, history_targets)
+        encoder = encoder_of(words, titles, m, 10 ** 6)
         decode = encoder.tokenizer.decode
         histories = [], [(i, min(i, 10) / 2) for i in range(3, len(titles))]
         lists = [data.RankingList("x", 0, history, [0, 1, 2], [1.0, 2.0, 3.5], [0, 1, 2]) for history in histories]
         orders = torch.tensor([order, slots])
         batch, shortened = encoder.batch(lists, [slots, order], orders)
         prompts, shortened_prompts = encoder.batch(lists, [slots, order])
-        assert shortened == shortened_prompts == [] and prompts.rated_at.shape == prompts.rated.shape == (2, 0)
+        assert shortened == shortened_prompts == []
+        assert prompts.history_at.shape == prompts.history_rated.shape == (2, 0)
+        assert torch.equal(prompts.candidate_at, batch.candidate_at) and (prompts.candidate_rated == -100).all()
         assert batch.ratings.tolist() == [[1.0, 2.0, 3.5]] * 2 and torch.equal(batch.order, orders)
         for b, history in enumerate(histories):
             text = alro.build_prompt([(titles[i], rating) for i, rating in history], titles[:3],
@@ -221,16 +224,60 @@ def test_batch(kind):
             assert batch.prompt_tokens[b] == prompts.prompt_tokens[b] == len(alone) and prompt[:len(alone)] == alone
             assert set(ids[len(whole):]) | set(prompt[len(alone):]) <= {0}  # pads
             assert kind == "word" or special not in whole
-            places = batch.rated_at[b][batch.rated[b] != -100].tolist()
-            assert batch.rated[b].tolist()[:len(places)] == [ids[t] for t in places]  # pads follow
-            assert (batch.rated_at[b][len(places):] == 1).all() and all(t < len(alone) for t in places)
+            places = batch.history_at[b][batch.history_rated[b] != -100].tolist()
+            assert batch.history_rated[b].tolist()[:len(places)] == [ids[t] for t in places]  # pads follow
+            assert (batch.history_at[b][len(places):] == 1).all() and all(t < len(alone) for t in places)
             lines = itertools.groupby(enumerate(places), lambda entry: entry[1] - entry[0])  # neighbours
             rated = [[decode([ids[t]]).strip() for _, t in line] for _, line in lines]
             whole_ratings = ["".join(line).removeprefix(": ") for line in rated]  # to a word tokenizer ": 4" is one
-            assert whole_ratings == [f"{rating:g}" for _, rating in history] * history_targets
+            assert whole_ratings == [f"{rating:g}" for _, rating in history]
             assert all(map(all, rated))  # neither the space before a rating nor the end of its line
+            at = batch.candidate_at[b].tolist()
+            assert [ids[t] for t in at] == batch.item_tokens()[b].tolist()
+            # What has been read before the identifier ends with the candidate's own line, as far as "->".
+            for item, place in enumerate(at):
+                before = text[:text.rindex(f" ->{answer[orders[b].tolist().index(item)]}\n") + 3]
+                assert ids[:place] == encode(encoder.tokenizer, [before]).input_ids[0]
 
     check()
+
+
+LEVELS = {"one to five": [1.0, 2.0, 3.0, 4.0, 5.0], "half stars": [0.5, 1.0, 3.5, 4.0], "one to ten": [1.0, 2.0, 10.0]}
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize("kind", ["word", "byte", "byte, digits"])
+def test_a_candidates_rating_is_one_token_or_no_target(kind, levels):
+    """Never two levels taken for one: each has a token of its own, the last of its text, or none has."""
+    titles = ["Heat", "Babe", "Fargo"]
+    tokenizer = word_level(titles) if kind == "word" else byte_level(kind == "byte, digits")
+    encoder = encoder_of(tokenizer, titles, 3, levels=LEVELS[levels])
+    texts = [encode(tokenizer, [f"Heat: {level:g}"]).input_ids[0] for level in LEVELS[levels]]
+    whole = len({*map(len, texts)}) == 1 and len({tokens[-1] for tokens in texts}) == len(texts)
+    if kind == "word" and levels == "one to ten":  # its catalogue has half stars up to 5: 10 is no word
+        whole = False
+    one = data.RankingList("x", 0, [], [0, 1, 2], LEVELS[levels][:3], [0, 1, 2])
+    batch, _ = encoder.batch([one], [[1, 2, 0]], torch.tensor([[0, 1, 2]]))
+    assert encoder.levels.tolist() == LEVELS[levels] * whole
+    assert batch.candidate_rated[0].tolist() == [tokens[-1] if whole else -100 for tokens in texts[:3]]
+    assert whole or (kind, levels) != ("byte, digits", "one to five")  # the test is of something
+
+
+@given(st.lists(st.sampled_from([1.0, 2.0, 3.0, 4.0, 5.0]), min_size=3, max_size=3), st.permutations(range(3)),
+       st.permutations(range(3)))
+def test_a_candidates_rating_changes_no_input_token(ratings, slots, order):
+    """It is a target alone: whatever the ratings, the model reads the same. (Were it to leak, knowing were reading.)"""
+    encoder = encoder_of(FILM_TOKENS, ["Heat", "Babe", "Fargo", "Casino"], 3)
+    one = data.RankingList("x", 0, [(3, 4.0)], [0, 1, 2], [3.0, 3.0, 3.0], [0, 1, 2])
+    other = dataclasses.replace(one, ratings=ratings)
+    gold = torch.tensor([order])
+    first, second = (encoder.batch([ranking_list], [slots], gold)[0] for ranking_list in (one, other))
+    assert second.candidate_rated[0].tolist() == [encoder.token_of_level[rating] for rating in ratings]
+    for name in set(first._fields) - {"ratings", "candidate_rated"}:
+        assert torch.equal(getattr(first, name), getattr(second, name)), name
+
+
+FILM_TOKENS = word_level(["Heat", "Babe", "Fargo", "Casino"])
 
 
 def test_the_prompt_is_the_designs_word_by_word():

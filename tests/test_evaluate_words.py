@@ -55,6 +55,18 @@ def test_agreement_chooses_the_words(agreement, words):
     assert words in evaluate.in_plain_words(table(trained=0.9, shown=0.9, agreement=agreement))
 
 
+@pytest.mark.parametrize("knows, words", [
+    (0.95, "It knows more than it says"), (0.905, "It says what it knows"),
+    (0.85, "It says more than can be read off")])
+def test_what_it_knows_is_told_beside_what_it_says(knows, words):
+    result = table(trained=0.9, shown=0.9, agreement=0.9)
+    assert "sorted by the rating" not in evaluate.in_plain_words(result)
+    interval = [knows - 0.01, knows + 0.01]
+    result["methods"]["knows"] = {"ndcg@6": {"mean": knows, "ci95": interval}, "agreement": {"mean": 0.71}}
+    said = evaluate.in_plain_words(result)
+    assert f"{words}; sorted by the rating" in said and f"{knows:.3f}" in said and "(agreement 0.71)" in said
+
+
 @pytest.mark.parametrize("item_mean, words", [(0.85, "better than"), (0.905, "about as good as"),
                                               (0.895, "about as good as"), (0.95, "worse than")])
 def test_the_item_mean_is_only_beaten_outside_the_interval(item_mean, words):

@@ -226,52 +226,6 @@ def test_equation_sft_against_loop(case):
         assert abs(loss - expected) < 1e-12
 
 
-@given(lists())
-def test_equation_soft_ties_against_loop(case):
-    """Position by position: the mean over the items that are rated as the gold one and did not come out before."""
-    ratings, logits = case
-    whole = logits.log_softmax(-1) - 1.5
-    order = alro.gold_order(ratings)
-    found = alro.soft_ties_loss(whole, order, ratings)
-    for b, (r, gold) in enumerate(zip(ratings.tolist(), order.tolist())):
-        terms = []
-        for k, item in enumerate(gold):
-            right = [i for i in gold[k:] if r[i] == r[item]]
-            terms.append(sum(-whole[b, k, i].item() for i in right) / len(right))
-        assert found[b].item() == pytest.approx(sum(terms) / len(gold), abs=1e-9)
-
-
-@given(st.lists(st.integers(1, 3), min_size=2, max_size=5), seeds)
-def test_soft_ties_are_the_mean_of_sft_over_the_ways_to_draw_ties(ratings, seed):
-    """Whatever the model says after each prefix: so both have the same gradient on average."""
-    m = len(ratings)
-    after = {}  # log-probabilities (m,) of the next item after each prefix
-
-    def log_probs(order):
-        rows = []
-        for k in range(m):
-            out = tuple(order[:k])
-            if out not in after:
-                after[out] = normal(seed + len(after), m).log_softmax(-1)
-            rows.append(after[out])
-        return torch.stack(rows).unsqueeze(0)
-    gold = [order for order in itertools.permutations(range(m))
-            if all(ratings[a] >= ratings[b] for a, b in itertools.pairwise(order))]
-    hard = [alro.sft_loss(log_probs(order), torch.tensor([order])).item() for order in gold]
-    rated = torch.tensor([ratings])
-    soft = [alro.soft_ties_loss(log_probs(order), torch.tensor([order]), rated).item() for order in gold]
-    assert sum(soft) / len(gold) == pytest.approx(sum(hard) / len(gold), abs=1e-9)
-    if len(gold) == 1:
-        assert soft == pytest.approx(hard)
-
-
-def test_soft_ties_allow_what_is_not_right_to_be_impossible():
-    """An item that is out already may have probability 0: 0 times its infinite loss would be NaN."""
-    y = torch.tensor([[[0.6, 0.4, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]]])
-    found = alro.soft_ties_loss(y.log(), torch.tensor([[0, 1, 2]]), torch.tensor([[5.0, 3.0, 3.0]]))
-    assert found.item() == pytest.approx(-(math.log(0.6) + math.log(0.5) + math.log(1)) / 3)
-
-
 @given(lists(), seeds)
 def test_equation_psl_against_loop(case, seed):
     _, logits = case
@@ -295,45 +249,52 @@ def test_psl_gradient_flows_into_the_target_unless_it_is_detached():
 
 
 @given(seeds, st.lists(st.integers(0, 4), min_size=1, max_size=4))
-def test_history_loss_is_the_mean_over_the_tokens_that_are_there(seed, lengths):
-    """Lists of different histories in one batch, one of them perhaps without any; padding weighs nothing."""
+def test_rating_loss_is_the_mean_over_the_tokens_that_are_there(seed, lengths):
+    """Value and gradient by a loop: lists with different numbers of targets in one batch, one of them perhaps without
+    any; padding weighs nothing, wherever it stands."""
     most, words = max(lengths), 7
     logits = normal(seed, len(lengths), most, words)
     generator = torch.Generator().manual_seed(seed)
     rated = torch.randint(words, (len(lengths), most), generator=generator)
     for row, length in zip(rated, lengths):
         row[length:] = -100
-    loss = alro.history_loss(logits, rated)
+    shuffled = torch.randperm(most, generator=generator)  # a candidate without a target may stand between others
+    rated, logits = rated[:, shuffled], logits[:, shuffled].requires_grad_()
+    loss = alro.rating_loss(logits, rated)
+    loss.sum().backward()
     for b, length in enumerate(lengths):
-        log_probs = logits[b].log_softmax(-1)
-        expected = -sum(log_probs[t, rated[b, t]].item() for t in range(length)) / max(length, 1)
+        y, expected = logits[b].softmax(-1), 0.0
+        for t, token in enumerate(rated[b].tolist()):
+            slope = torch.zeros(words, dtype=logits.dtype)
+            if token != -100:
+                expected -= y[t, token].log().item() / length
+                slope = (y[t].detach() - torch.eye(words)[token]) / length
+            assert torch.allclose(logits.grad[b, t], slope, atol=1e-10)
         assert loss[b].item() == pytest.approx(expected, abs=1e-10)
 
 
 @given(lists())
 def test_objective_is_the_weighted_sum_of_its_parts(case):
-    """L = L_sft + alpha L_sll + beta L_psl + history_weight L_history; SLL, PSL over the identifiers alone."""
+    """L = L_sft + alpha L_sll + beta L_psl + history_weight L_history + candidate_weight L_candidates; SLL and PSL over
+    the identifiers alone."""
     ratings, logits = case
     whole = logits.log_softmax(-1) - 1.5  # as if the vocabulary held more than the identifiers
     other = logits.flip(1).log_softmax(-1) - 0.5
     order, history = alro.gold_order(ratings), torch.arange(len(ratings)).double()
     parts = alro.alro_loss(
         whole, order, ratings, alpha=0.7, beta=0.3, gamma=5.0, sigma=2.0, other_log_probs=other,
-        history_term=history, history_weight=0.2)
+        history_term=history, history_weight=0.2, candidate_term=history + 5, candidate_weight=0.4)
     ranks, y = alro.gold_rank(ratings), logits.softmax(-1)
     sft, sll = alro.sft_loss(whole, order), alro.soft_lambda_loss(y, ratings, ranks, 5.0, 2.0)
     psl = alro.permutation_loss(logits.log_softmax(-1), logits.flip(1).log_softmax(-1))
     assert torch.allclose(parts["sft"], sft) and torch.allclose(parts["sll"], sll)
     assert torch.allclose(parts["psl"], psl)
-    assert torch.allclose(parts["total"], sft + 0.7 * sll + 0.3 * psl + 0.2 * history)
+    assert torch.allclose(parts["total"], sft + 0.7 * sll + 0.3 * psl + 0.2 * history + 0.4 * (history + 5))
     assert (parts["kl"] >= -1e-9).all()
     through = alro.alro_loss(
         whole.clone().requires_grad_(), order, ratings, alpha=0, beta=1, gamma=5.0, other_log_probs=other,
         through_target=True)
     assert through["psl"].requires_grad  # gradients flow into the target alone: `other` is fixed here
-    soft = alro.alro_loss(whole, order, ratings, alpha=0.7, beta=0, gamma=5.0, sigma=2.0, soft_ties=True)
-    assert torch.equal(soft["sft"], alro.soft_ties_loss(whole, order, ratings))
-    assert torch.allclose(soft["total"], soft["sft"] + 0.7 * sll)
     plain = alro.alro_loss(whole, order, ratings, alpha=0, beta=0.3, gamma=5.0)
     assert torch.equal(plain["total"], plain["sft"]) and "psl" not in plain
 
@@ -357,13 +318,13 @@ def test_kl_is_how_far_the_two_outputs_are_apart_and_is_only_for_the_log(case, s
 
 # ---- properties ---------------------------------------------------------------------------------
 
-@given(lists(), seeds, positive, positive, st.booleans())
-def test_relabelling_items_changes_no_loss(case, seed, gamma, sigma, soft_ties):
+@given(lists(), seeds, positive, positive)
+def test_relabelling_items_changes_no_loss(case, seed, gamma, sigma):
     ratings, logits = case
     p = torch.randperm(ratings.shape[1], generator=torch.Generator().manual_seed(seed))
     y, order = logits.log_softmax(-1), alro.gold_order(ratings)
     names = p.argsort()  # item i of the old list is item names[i] of the new one
-    options = {"alpha": 1.0, "beta": 1.0, "gamma": gamma, "sigma": sigma, "soft_ties": soft_ties}
+    options = {"alpha": 1.0, "beta": 1.0, "gamma": gamma, "sigma": sigma}
     before = alro.alro_loss(y, order, ratings, other_log_probs=y.flip(1), **options)
     after = alro.alro_loss(
         y[..., p], names[order], ratings[:, p], other_log_probs=y.flip(1)[..., p], **options)
@@ -371,13 +332,13 @@ def test_relabelling_items_changes_no_loss(case, seed, gamma, sigma, soft_ties):
         assert torch.allclose(before[name], after[name], atol=1e-10), name
 
 
-@given(lists(), seeds, st.booleans())
-def test_the_losses_of_a_list_are_the_same_alone_and_in_a_batch(case, seed, soft_ties):
+@given(lists(), seeds)
+def test_the_losses_of_a_list_are_the_same_alone_and_in_a_batch(case, seed):
     """One value per list, and no list's value depends on another list."""
     ratings, logits = case
     y, other = logits.log_softmax(-1), normal(seed, *logits.shape).log_softmax(-1)
     order = alro.gold_order(ratings)
-    options = {"alpha": 1.0, "beta": 1.0, "gamma": 10.0, "soft_ties": soft_ties}
+    options = {"alpha": 1.0, "beta": 1.0, "gamma": 10.0}
     together = alro.alro_loss(y, order, ratings, other_log_probs=other, **options)
     for b in range(len(ratings)):
         row = slice(b, b + 1)
@@ -411,14 +372,14 @@ def test_no_informative_pair_gives_zero_and_a_zero_gradient(m, rating):
     assert loss.item() == 0 and (logits.grad == 0).all()
 
 
-@given(lists(), seeds, st.booleans(), st.booleans(), st.sampled_from([torch.float32, torch.float64]))
-def test_finite_losses_and_gradients_at_logits_of_ten_thousand(case, seed, through, soft_ties, dtype):
+@given(lists(), seeds, st.booleans(), st.sampled_from([torch.float32, torch.float64]))
+def test_finite_losses_and_gradients_at_logits_of_ten_thousand(case, seed, through, dtype):
     ratings, logits = case
     sign = torch.rand(logits.shape, generator=torch.Generator().manual_seed(seed)).round() * 2 - 1
     extreme = (1e4 * sign).to(dtype).requires_grad_()
     parts = alro.alro_loss(
         extreme.log_softmax(-1), alro.gold_order(ratings), ratings.to(dtype), alpha=1, beta=1, gamma=10,
-        other_log_probs=extreme.flip(1).log_softmax(-1), through_target=through, soft_ties=soft_ties)
+        other_log_probs=extreme.flip(1).log_softmax(-1), through_target=through)
     parts["total"].sum().backward()
     assert all(value.isfinite().all() for value in parts.values()) and extreme.grad.isfinite().all()
 
@@ -434,8 +395,7 @@ def test_gradcheck_of_every_loss(ratings):
                  lambda x: alro.lambda_loss(x[:, 0], ratings, ranks, 1.3),
                  lambda x: alro.soft_lambda_loss(x.softmax(-1), ratings, ranks, 7.0),
                  lambda x: alro.sft_loss(x.log_softmax(-1), order),
-                 lambda x: alro.soft_ties_loss(x.log_softmax(-1), order, ratings),
-                 lambda x: alro.history_loss(x, order)):
+                 lambda x: alro.rating_loss(x, order)):
         assert torch.autograd.gradcheck(loss, logits)
     assert torch.autograd.gradcheck(
         lambda x, z: alro.permutation_loss(x.log_softmax(-1), z.log_softmax(-1), True), (logits, other))
@@ -459,8 +419,8 @@ def test_every_loss_makes_its_tensors_where_its_arguments_are():
         parts = alro.alro_loss(
             logits.log_softmax(-1), order, ratings, alpha=1, beta=1, gamma=10, sigma=2.0,
             other_log_probs=logits.flip(1).log_softmax(-1), through_target=True,
-            history_term=alro.history_loss(logits[:, :2], rated), history_weight=1)
-        parts["soft_ties"] = alro.soft_ties_loss(logits.log_softmax(-1), order, ratings)
-        (parts["total"] + parts["soft_ties"]).sum().backward()
+            history_term=alro.rating_loss(logits[:, :2], rated), history_weight=1,
+            candidate_term=alro.rating_loss(logits[:, 1:], rated), candidate_weight=1)
+        parts["total"].sum().backward()
         references = alro.blind_probs(order), alro.perfect_probs(order), alro.rank_of(order)
     assert all(tensor.is_meta for tensor in (order, *parts.values(), *references, logits.grad))

@@ -21,12 +21,12 @@ TOKENIZER = word_tokenizer(RATINGS)
 few = settings(max_examples=30)
 
 
-def batch(key=0, answers=True, history_targets=False, lists=LISTS):
+def batch(key=0, answers=True, lists=LISTS):
     """Lists in random displayed orders; histories cut to different lengths, so that rows need padding."""
     lists = [dataclasses.replace(one, history=one.history[i % 4:]) for i, one in enumerate(lists)]
     slots = [data.random_slots(5, key, one.list_id) for one in lists]
     gold = torch.cat([alro.gold_order(torch.tensor([one.ratings]), data.generator(one.list_id)) for one in lists])
-    encoder = data.Encoder(TOKENIZER, RATINGS.prompt_words(), 5, 500, history_targets)
+    encoder = data.Encoder(TOKENIZER, RATINGS.prompt_words(), 5, 500)
     return encoder.batch(lists, slots, gold if answers else None)[0]
 
 
@@ -86,7 +86,7 @@ class BlindStub(torch.nn.Module):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_item_log_probs_are_the_models_own(family):
     """Against the model's ordinary forward pass, one unpadded list at a time, items found by hand."""
-    model, found = tiny(family), batch(history_targets=True)
+    model, found = tiny(family), batch()
     ours = log_probs_of(model, found)
     for row in range(len(LISTS)):
         last = found.prompt_tokens[row].item() - 1
@@ -100,8 +100,8 @@ def test_item_log_probs_are_the_models_own(family):
 
 
 def test_history_loss_is_the_mean_over_the_history_ratings_tokens():
-    model, found = tiny("Llama"), batch(history_targets=True)
-    ours = alro.history_loss(alro.target_logits(model, found)[1], found.rated)
+    model, found = tiny("Llama"), batch()
+    ours = alro.rating_loss(alro.target_logits(model, found)[1], found.history_rated)
     for row, one in enumerate(LISTS):
         length = len(one.history) - row % 4
         ids = found.input_ids[row, :found.prompt_tokens[row]]
@@ -116,13 +116,63 @@ def test_history_loss_is_the_mean_over_the_history_ratings_tokens():
         assert torch.allclose(ours[row], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_model_knows_is_read_before_each_candidates_identifier(family):
+    """Value and place by hand, one unpadded list at a time, from the model's ordinary forward pass: the loss on the
+    candidates' ratings, the expected rating, and the order that it gives."""
+    model, found = tiny(family), batch()
+    loss = alro.rating_loss(alro.target_logits(model, found)[2], found.candidate_rated)
+    expected = alro.expected_ratings(model, found)
+    assert torch.allclose(alro.expected_ratings(model, batch(answers=False)), expected, atol=1e-5)  # it is in no prompt
+    levels = [1.0, 2.0, 3.0, 4.0, 5.0]
+    stars = [TOKENIZER.convert_tokens_to_ids(f": {level:g}") for level in levels]
+    for row in range(len(LISTS)):
+        ids = found.input_ids[row, :found.prompt_tokens[row]]
+        logits = model(input_ids=ids.unsqueeze(0)).logits[0]
+        letters = [t for t, token in enumerate(ids.tolist()) if token in found.identifiers.tolist()][-5:]
+        nats = 0.0
+        for slot, place in enumerate(letters):
+            item = found.slots[row, slot].item()
+            before = logits[place - 1]
+            nats -= before.log_softmax(-1)[stars[levels.index(LISTS[row].ratings[item])]].item() / 5
+            mean = (before[stars].softmax(-1) * torch.tensor(levels)).sum()
+            assert expected[row, item].item() == pytest.approx(mean.item(), abs=1e-4)
+        assert loss[row].item() == pytest.approx(nats, abs=1e-4)
+    order = alro.rank_candidates(model, found, "ratings")
+    in_order = expected.gather(1, order)
+    assert order.sort(-1).values.eq(torch.arange(5)).all() and (in_order[:, :-1] >= in_order[:, 1:]).all()
+
+
+def test_relabelling_items_moves_nothing_that_the_model_knows():
+    """Candidates numbered otherwise, displayed alike: the same texts, so the same ratings, under their new numbers."""
+    model, new = tiny("Llama"), torch.tensor([3, 0, 4, 1, 2])  # item i of the new list was item new[i]
+    old_of = new.tolist()
+    slots = [data.random_slots(5, 0, one.list_id) for one in LISTS]
+    encoder = data.Encoder(TOKENIZER, RATINGS.prompt_words(), 5, 500)
+    renamed = [dataclasses.replace(one, items=[one.items[i] for i in old_of], ratings=[one.ratings[i] for i in old_of])
+               for one in LISTS]
+    renamed_slots = [[old_of.index(item) for item in displayed] for displayed in slots]
+    gold = torch.arange(5).expand(8, -1)
+    before, _ = encoder.batch(LISTS, slots, gold)
+    after, _ = encoder.batch(renamed, renamed_slots, new.argsort()[gold])
+    assert torch.equal(before.input_ids, after.input_ids)
+    assert torch.allclose(alro.expected_ratings(model, after), alro.expected_ratings(model, before)[:, new])
+    losses = [alro.rating_loss(alro.target_logits(model, found)[2], found.candidate_rated) for found in (before, after)]
+    assert torch.allclose(*losses)
+
+
+def test_no_ratings_are_read_off_where_no_token_tells_them():
+    found = batch()._replace(levels=torch.empty(0), level_tokens=torch.empty(0, dtype=torch.long))
+    with pytest.raises(alro.AlroError, match="no single token"):
+        alro.rank_candidates(tiny("Llama"), found, "ratings")
+
+
 def test_no_logits_where_there_is_no_target(monkeypatch):
-    """The output layer sees m + H places, never T: the (B, T, V) tensor is not made."""
+    """The output layer sees m + H + m places, never T: the (B, T, V) tensor is not made."""
     model, seen = tiny("Llama"), []
     model.get_output_embeddings().register_forward_hook(lambda *call: seen.append(call[1][0].shape))
-    for history_targets in (False, True):
-        alro.target_logits(model, batch(history_targets=history_targets))
-    assert [tuple(shape[:2]) for shape in seen] == [(8, 5), (8, 5 + 6)]
+    alro.target_logits(model, batch())
+    assert [tuple(shape[:2]) for shape in seen] == [(8, 5 + 6 + 5)]
 
 
 @pytest.mark.parametrize("family", ["Llama", "GPT2"])
@@ -246,11 +296,12 @@ def test_loading_refuses_a_model_whose_logits_are_capped(tmp_path):
 def test_the_way_from_a_batch_to_losses_and_rankings_stays_on_its_device(family, monkeypatch):
     """On the meta device, which needs no GPU: an operation on tensors of two devices is an error, forward and back."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # knows no meta device
-    model, found = tiny(family).to("meta"), batch(history_targets=True).to("meta")
+    model, found = tiny(family).to("meta"), batch().to("meta")
     with OneDevice():
-        answer_logits, history_logits = alro.target_logits(model, found)
+        answer_logits, history_logits, candidate_logits = alro.target_logits(model, found)
         log_probs = alro.item_log_probs(answer_logits, found)
-        (alro.sft_loss(log_probs, found.order) + alro.history_loss(history_logits, found.rated)).sum().backward()
-        rankings = [alro.rank_candidates(model, found, decode) for decode in ("greedy", "first")]
+        (alro.sft_loss(log_probs, found.order) + alro.rating_loss(history_logits, found.history_rated)
+         + alro.rating_loss(candidate_logits, found.candidate_rated)).sum().backward()
+        rankings = [alro.rank_candidates(model, found, decode) for decode in alro.DECODINGS]
     assert all(weight.grad.is_meta for weight in model.parameters())
-    assert [tuple(ranking.shape) for ranking in rankings] == [(8, 5)] * 2
+    assert [tuple(ranking.shape) for ranking in rankings] == [(8, 5)] * 3

@@ -25,7 +25,7 @@ def test_movielens_and_smollm2_make_the_batches_they_should():
     assert sum(one.informative for one in splits.test) == 908
 
     tokenizer = load_tokenizer(str(Path(INPUTS, "smollm2-135m")))
-    encoder = data.Encoder(tokenizer, ratings.prompt_words(), 10, 2048, history_targets=True)
+    encoder = data.Encoder(tokenizer, ratings.prompt_words(), 10, 2048)
     lists = splits.train[::220][:64]
     slots = [data.random_slots(10, one.list_id) for one in lists]
     gold = torch.cat([alro.gold_order(torch.tensor([one.ratings])) for one in lists])
@@ -37,7 +37,7 @@ def test_movielens_and_smollm2_make_the_batches_they_should():
         prompt = data.list_prompt(ratings.prompt_words(), one, slots[row])
         assert tokenizer.decode(batch.input_ids[row, :end]) == prompt + answer
         assert tokenizer.decode(batch.input_ids[row, batch.prompt_tokens[row]:end]) == answer
-        real = batch.rated[row] != -100
-        stars = batch.rated[row][real]
+        real = batch.history_rated[row] != -100
+        stars = batch.history_rated[row][real]
         assert [float(tokenizer.decode([star])) for star in stars] == [rating for _, rating in one.history]
-        assert torch.equal(batch.input_ids[row, batch.rated_at[row][real]], stars)
+        assert torch.equal(batch.input_ids[row, batch.history_at[row][real]], stars)

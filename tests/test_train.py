@@ -36,7 +36,7 @@ def test_overfits_one_batch():
     ratings = data.load(DATA)
     lists = data.informative(data.split(ratings, DATA).train, "training")[:8]
     model, tokenizer = build_model(cfg, ratings)
-    encoder = data.Encoder(tokenizer, ratings.prompt_words(), 6, 500, history_targets=True)
+    encoder = data.Encoder(tokenizer, ratings.prompt_words(), 6, 500)
     steps = train.TrainingSteps(lists, encoder, cfg)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     batch, _ = steps.batch(lists, 0)
@@ -53,7 +53,7 @@ def test_overfits_one_batch():
 def test_golden_losses_of_the_first_ten_steps(tmp_path):
     """No change of the code moves these but one that means to (then: ALRO_GOLDEN=write, and say how far they moved)."""
     train.train(*demo_run(tmp_path / "run", steps=10, valid_every=10))
-    found = [{name: row[name] for name in ("sft", "sll", "psl", "kl", "history", "total")}
+    found = [{name: row[name] for name in ("sft", "sll", "psl", "kl", "history", "candidates", "total")}
              for row in log_of(tmp_path / "run") if "sft" in row]
     if os.environ.get("ALRO_GOLDEN") == "write":
         GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
@@ -76,7 +76,7 @@ def test_two_seeded_runs_are_identical_and_another_seed_is_not(tmp_path, demo_st
 def test_best_model_on_validation_is_the_one_kept(tmp_path, monkeypatch):
     """NDCG goes up, then down: model/ holds the weights of the best, checkpoint/ those of the last step."""
     values = iter([0.5, 0.9, 0.7])
-    monkeypatch.setattr(train, "validate", lambda *_: (next(values), set()))
+    monkeypatch.setattr(train, "validate", lambda *_: ({"valid_ndcg": next(values)}, set()))
     kept = {}
     outcome = train.train(*demo_run(tmp_path / "run"), on_step=lambda step: kept.setdefault(step, (
         tmp_path / "run" / "model" / "model.safetensors").read_bytes() if step >= 4 else b""))
@@ -86,7 +86,7 @@ def test_best_model_on_validation_is_the_one_kept(tmp_path, monkeypatch):
 
 def test_patience_stops_early(tmp_path, monkeypatch):
     values = iter([0.9, 0.5, 0.4])
-    monkeypatch.setattr(train, "validate", lambda *_: (next(values), set()))
+    monkeypatch.setattr(train, "validate", lambda *_: ({"valid_ndcg": next(values)}, set()))
     train.train(*demo_run(tmp_path / "run", patience=1))
     assert saved_step(tmp_path / "run") == 8
     train.main(["--resume", str(tmp_path / "run")])  # a run that stopped early is not gone on with
@@ -99,7 +99,7 @@ def step_of(cfg):
     ratings = data.load(DATA)
     lists = data.informative(data.split(ratings, DATA).train, "training")
     model, tokenizer = build_model(cfg, ratings)
-    encoder = data.Encoder(tokenizer, ratings.prompt_words(), 6, 500, cfg.history_weight > 0)
+    encoder = data.Encoder(tokenizer, ratings.prompt_words(), 6, 500)
     return model, train.TrainingSteps(lists, encoder, cfg), lists
 
 
@@ -116,7 +116,74 @@ def test_display_order_and_psl_rows():
     _, steps, _ = step_of(demo_config(display_order="shuffled", beta=0.0, history_weight=0.0))
     (batch, _), (again, _) = steps.batch(lists[:5], 0), steps.batch(lists[:5], 1)
     assert batch.slots.shape == (5, 6) and not torch.equal(batch.slots, again.slots)
-    assert batch.rated.shape == (5, 0)  # no history targets
+
+def test_without_weights_the_ratings_are_no_part_of_the_objective():
+    """--history_weight 0 --candidate_weight 0: the paper's objective, as far as we know it."""
+    cfg = demo_config(history_weight=0.0, candidate_weight=0.0)
+    model, steps, _ = step_of(cfg)
+    found = train.losses(model, steps[0].parts[0], cfg)
+    assert not {"history", "candidates"} & found.keys()
+    expected = found["sft"] + cfg.alpha * found["sll"] + cfg.beta * found["psl"]
+    assert torch.allclose(found["total"], expected)
+
+
+def test_ratings_are_read_in_the_first_display_alone():
+    """Whatever the second one holds: an arm with PSL has no rating target on a display that SFT does not see."""
+    cfg = demo_config()
+    model, steps, _ = step_of(cfg)
+    batch = steps[0].parts[0]
+    ids = batch.input_ids.clone()
+    ids[8:] = ids[8:].flip(1)
+    other = batch._replace(input_ids=ids)
+    before, after = train.losses(model, batch, cfg), train.losses(model, other, cfg)
+    assert not torch.allclose(before["psl"], after["psl"])
+    for name in ("history", "candidates"):
+        assert before[name].shape == (8,) and torch.allclose(before[name], after[name], atol=1e-5), name
+
+
+def test_a_validation_says_and_knows(demo_straight):
+    """By both decodings on the same lists and displays; without candidates' ratings as targets, by one."""
+    cfg = demo_config()
+    model, steps, _ = step_of(cfg)
+    lists = data.informative(data.split(data.load(DATA), DATA).valid, "validation")[:5]
+    found, _ = train.validate(model, lists, steps.encoder, cfg)
+    slots = [data.random_slots(6, "eval", one.list_id, 0) for one in lists]
+    for name, decode in (("valid_ndcg", "greedy"), ("valid_knows", "ratings")):
+        order = evaluate.ModelRanker(model, steps.encoder, decode)(lists, slots)
+        ratings = torch.tensor([one.ratings for one in lists])
+        assert found[name] == pytest.approx(evaluate.ndcg(ratings, order, 6).mean().item())
+    assert [row.keys() for row in log_of(demo_straight) if "valid_ndcg" in row] == [
+        {"step", "valid_ndcg", "valid_knows"}] * 3
+    assert train.validate(model, lists, steps.encoder, demo_config(candidate_weight=0.0))[0].keys() == {"valid_ndcg"}
+
+
+@pytest.mark.parametrize("weight", [0.4, 0.0])
+def test_a_runs_table_has_what_it_knows_beside_what_it_says(tmp_path, capsys, weight):
+    run = tmp_path / "run"
+    outcome = train.train(*demo_run(run, steps=2, candidate_weight=weight, test_at_end=True, test_limit=4))
+    row = outcome["result"]["methods"].get("knows")
+    assert (row is not None) == (weight > 0) == ("sorted by the rating" in capsys.readouterr().out)
+    if row:
+        order = list(outcome["result"]["methods"])
+        assert order.index("knows") == order.index("trained") + 1
+        assert row.keys() == outcome["result"]["methods"]["trained"].keys() and len(row["mean_rank_by_slot"]) == 6
+        alone = evaluate.main([str(run), "--decode", "ratings", "--limit", "4", "--orders", "2"])[str(run)]
+        assert alone["methods"][str(run)]["ndcg@6"] == row["ndcg@6"] and alone["decode"] == "ratings"
+        assert (run / "eval-test-ratings.json").exists()
+
+
+def test_ratings_that_no_token_tells_are_said_to_be_no_targets(tmp_path, capsys):
+    """Half stars in digits of one token each: one line, and the run goes on without them."""
+    from worlds import byte_level
+    folder = write(tmp_path, "csv", many(users=30, least=16, most=22), {str(i): f"Film {i}" for i in range(40)})
+    data_cfg, cfg, _ = csv_run(folder, tmp_path / "run")
+    job = train.prepare(data_cfg, cfg, 0, 1)
+    assert "candidates are no targets" not in train.describe_start("csv", cfg, job, "cpu", "losses")
+    encoder = dataclasses.replace(job.encoder, tokenizer=byte_level(digits=True))
+    said = train.describe_start("csv", cfg, job._replace(encoder=encoder), "cpu", "losses")
+    assert "no single token" in said and "0.5, 1, 1.5" in said
+    off = dataclasses.replace(cfg, candidate_weight=0.0)
+    assert "no single token" not in train.describe_start("csv", off, job._replace(encoder=encoder), "cpu", "losses")
 
 
 @settings(max_examples=25)
@@ -168,14 +235,15 @@ def test_sft_and_sll_are_of_the_first_displayed_order_and_psl_pulls_the_other_to
     model, steps, _ = step_of(cfg)
     batch = steps[0].parts[0]
     found = train.losses(model, batch, cfg)
-    answer_logits, history_logits = alro.target_logits(model, batch)
+    answer_logits, history_logits, candidate_logits = alro.target_logits(model, batch)
     first, other = alro.item_log_probs(answer_logits, batch).split(8)
     order, ratings = batch.order[:8], batch.ratings[:8]
     y, other_y = first.log_softmax(-1), other.log_softmax(-1)
     expected = {
         "sft": alro.sft_loss(first, order), "psl": alro.permutation_loss(y, other_y),
         "sll": alro.soft_lambda_loss(y.exp(), ratings, alro.gold_rank(ratings), cfg.gamma, cfg.sigma),
-        "history": alro.history_loss(history_logits[:8], batch.rated[:8])}
+        "history": alro.rating_loss(history_logits[:8], batch.history_rated[:8]),
+        "candidates": alro.rating_loss(candidate_logits[:8], batch.candidate_rated[:8])}
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(found["sft"], alro.sft_loss(other, order))
@@ -205,7 +273,7 @@ def test_gradient_accumulation_gives_the_same_gradient(tmp_path, demo_straight, 
 
 @pytest.mark.parametrize("change", [
     {"alpha": 0.0}, {"beta": 0.5}, {"gamma": 5.0}, {"sigma": 2.0}, {"history_weight": 0.0}, {"through_target": False},
-    {"display_order": "shuffled"}, {"soft_ties": True}])
+    {"display_order": "shuffled"}, {"candidate_weight": 0.0}])
 def test_each_switch_changes_the_gradient(change):
     def gradient(cfg):
         model, steps, _ = step_of(cfg)
@@ -357,7 +425,7 @@ def test_a_limit_of_0_is_all_wherever_there_is_a_limit(demo_straight, few_draws,
 
     def validate(model, lists, *_):
         seen.append(len(lists))
-        return 0.5, set()
+        return {"valid_ndcg": 0.5}, set()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "validate", validate)
         train.train(*demo_run(tmp_path / "other", steps=1, valid_every=1, valid_limit=limit, batch_size=64))
@@ -438,9 +506,10 @@ def test_a_run_too_short_to_learn_says_so_before_it_starts(small_world, tmp_path
     assert "too few" not in train.describe_start("synthetic", cfg, job, "cpu", "losses")
 
 
-@pytest.mark.parametrize("soft_ties,named", [(False, "loss: SFT + 3 SLL"), (True, "loss: SFT (soft ties) + 3 SLL")])
-def test_the_objective_is_said_before_the_first_step(small_world, tmp_path, soft_ties, named):
-    _, cfg, _ = demo_run(tmp_path / "run", soft_ties=soft_ties)
+@pytest.mark.parametrize("more,named", [
+    ({}, "loss: SFT + 3 SLL"), ({"candidate_weight": 0.5}, "0.5 candidates' ratings")])
+def test_the_objective_is_said_before_the_first_step(small_world, tmp_path, more, named):
+    _, cfg, _ = demo_run(tmp_path / "run", **more)
     job = train.prepare(data.DataConfig(), cfg, 0, 1)
     assert named in train.describe_start("synthetic", cfg, job, "cpu", "losses")
 

@@ -89,9 +89,9 @@ def word_level(titles):
     return word_tokenizer(data.Ratings(index, index, levels, levels, ["0"], [], titles, "movie", {}))
 
 
-def encoder_of(tokenizer, titles, m, max_length=100_000, history_targets=True):
-    words = data.PromptWords(titles, "movie", (0.5, 5.0))
-    return data.Encoder(tokenizer, words, m, max_length, history_targets)
+def encoder_of(tokenizer, titles, m, max_length=100_000, levels=(1.0, 2.0, 3.0, 4.0, 5.0)):
+    words = data.PromptWords(titles, "movie", (0.5, 5.0), list(levels))
+    return data.Encoder(tokenizer, words, m, max_length)
 
 
 def sentencepiece(kind: str) -> PreTrainedTokenizerFast:

@@ -165,8 +165,8 @@ LISTS = data.split(RATINGS, data.DataConfig(list_size=5, history_size=6)).train[
 TOKENIZER = word_tokenizer(RATINGS)
 
 
-def encoder(history_targets: bool = False) -> data.Encoder:
-    return data.Encoder(TOKENIZER, RATINGS.prompt_words(), 5, 500, history_targets)
+def encoder() -> data.Encoder:
+    return data.Encoder(TOKENIZER, RATINGS.prompt_words(), 5, 500)
 
 
 def uneven_lists() -> list[data.RankingList]:

@@ -22,7 +22,7 @@ import torch
 from alro import Batch
 
 
-def packed_target_logits(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def packed_target_logits(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same as `alro.target_logits(model, batch)`, with the model reading B rows and not 2 B.
 
     Args:
@@ -30,8 +30,9 @@ def packed_target_logits(model, batch: Batch) -> tuple[torch.Tensor, torch.Tenso
             (B, 1, T', T'), True where row's token q may look at token k. Llama does.
         batch: 2 B rows: B lists in one displayed order, then the same lists, in the same order, in another
             (train.py's TrainingSteps.batch makes such). Row r has `prompt_tokens[r] + m` tokens, pads follow.
-    Returns: (2 B, m, V) and (2 B, H, V) float32: next-token logits of the answer and of the history's ratings, in the
-        batch's own order of rows. As there, a token is predicted one place before it stands.
+    Returns: (2 B, m, V), (2 B, H, V) and (2 B, m, V) float32: next-token logits of the answer, of the history's ratings
+        and of the candidates', in the batch's own order of rows. As there, a token is predicted one place before it
+        stands.
 
     Hints: what two rows share is what their token ids say, up to the first difference: no need to look at the text.
     Work out for each packed place which row, and which place of that row, it comes from: tokens, position ids and mask

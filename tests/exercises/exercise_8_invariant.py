@@ -85,7 +85,7 @@ def invariant_losses(starts_line: torch.Tensor):
     """A function that train.train takes as `losses`.
 
     Returns: function (model, batch, cfg) -> {"sft": `list_loss` of the batch's own `order`, "history" (where
-        cfg.history_weight > 0): alro.history_loss, "total": "sft" + cfg.history_weight times "history"},
+        cfg.history_weight > 0): alro.rating_loss, "total": "sft" + cfg.history_weight times "history"},
         all (B,). "sft" is a name that the progress bar wants; it is the same thing, the answer's
         negative log-likelihood. There is no second displayed order to look at: with cfg.beta > 0 raise alro.AlroError.
     """

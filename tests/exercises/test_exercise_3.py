@@ -114,19 +114,19 @@ def test_gradcheck(work):
         check(right, name, "the gradient that small differences give", "is something detached, or rounded?")
 
 
-@pytest.mark.parametrize("soft_ties", [False, True])
-def test_the_losses_are_the_projects_but_for_sll(work, soft_ties):
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_losses_are_the_projects_but_for_sll(work, weight):
     """What train.train takes: the same terms, one of them another, and the total adds it up with its weight."""
     model = tiny_model(len(TOKENIZER))
     slots = displays("one", LISTS) + displays("two", LISTS)
-    batch, _ = encoder(history_targets=True).batch(LISTS + LISTS, slots, torch.cat([gold(LISTS), gold(LISTS)]))
-    cfg = train.TrainConfig(bf16=False, alpha=2.0, soft_ties=soft_ties)
+    batch, _ = encoder().batch(LISTS + LISTS, slots, torch.cat([gold(LISTS), gold(LISTS)]))
+    cfg = train.TrainConfig(bf16=False, alpha=2.0, candidate_weight=weight)
     found, theirs = work.losses(model, batch, cfg), train.losses(model, batch, cfg)
     check(found.keys() == theirs.keys(), "losses", f"the names {sorted(theirs)}", "train.losses gives these",
           sorted(found))
     for name in set(theirs) - {"sll", "blind_sll", "perfect_sll", "total"}:
         check_close(found[name], theirs[name], "losses", f"{name} as in train.losses",
-                    "only SLL changes: all else of cfg goes to alro_loss, soft_ties too")
+                    "only SLL changes: all else of cfg goes to alro_loss, the rating terms too")
     log_y = train.model_outputs(model, batch, cfg)[0].log_softmax(-1)
     ratings = batch.ratings[:len(LISTS)]
     sll = work.soft_list_mle(log_y.exp(), ratings, alro.gold_rank(ratings), cfg.gamma, cfg.sigma)

@@ -9,11 +9,11 @@ import alro
 NAME = "packed_target_logits"
 
 
-def two_orders(history_targets: bool = False, first="one", second="two") -> alro.Batch:
+def two_orders(first="one", second="two") -> alro.Batch:
     """2 B rows: B lists of unequal lengths, then the same in another displayed order."""
     lists = uneven_lists()
     order = gold(lists)
-    return encoder(history_targets).batch(lists + lists, displays(first, lists) + displays(second, lists),
+    return encoder().batch(lists + lists, displays(first, lists) + displays(second, lists),
                                           torch.cat([order, order]))[0]
 
 
@@ -34,27 +34,28 @@ def llama(**more):
 
 
 @pytest.mark.parametrize("more", [{}, {"model_type": "llama"}, {"model_type": "qwen2"}])
-@pytest.mark.parametrize("history_targets", [False, True])
-def test_the_same_logits_and_log_probs_as_two_rows(work, more, history_targets):
-    model, batch = llama(**more).eval(), two_orders(history_targets)
+def test_the_same_logits_and_log_probs_as_two_rows(work, more):
+    model, batch = llama(**more).eval(), two_orders()
     packed, apart = work.packed_target_logits(model, batch), alro.target_logits(model, batch)
     check(packed[0].dtype == packed[1].dtype == torch.float32, NAME, "float32", ".float()", packed[0].dtype)
     check_close(packed[0], apart[0], NAME, "the answer's logits as alro.target_logits gives them",
                 "position ids start again after the shared part; the mask; the order of the 2 B rows", atol=1e-5)
-    real = (batch.rated != -100).unsqueeze(-1)  # what is read at a place that is padding does not matter
+    real = (batch.history_rated != -100).unsqueeze(-1)  # what is read at a place that is padding does not matter
     check_close(packed[1] * real, apart[1] * real, NAME, "the history's logits as alro.target_logits gives them",
                 "places in the shared part stay where they are, in both rows", atol=1e-5)
+    check_close(packed[2], apart[2], NAME, "the candidates' logits as alro.target_logits gives them",
+                "read where batch.candidate_at says, moved along as the answer is", atol=1e-5)
     check_close(alro.item_log_probs(packed[0], batch), alro.item_log_probs(apart[0], batch), NAME, "the same log_probs",
                 "as for the logits", atol=1e-5)
 
 
 def test_the_same_gradients(work):
-    model, batch, found = llama(), two_orders(True), []
+    model, batch, found = llama(), two_orders(), []
     for logits in (alro.target_logits, work.packed_target_logits):
-        answer_logits, history_logits = logits(model, batch)
+        answer_logits, history_logits, _ = logits(model, batch)
         y = alro.item_log_probs(answer_logits, batch).log_softmax(-1).chunk(2)
         alro.permutation_loss(*y, through_target=True).sum().backward(retain_graph=True)
-        alro.history_loss(history_logits, batch.rated).sum().backward()
+        alro.rating_loss(history_logits, batch.history_rated).sum().backward()
         found.append([p.grad.clone() for p in model.parameters()])
         model.zero_grad()
     for apart, packed in zip(*found):

@@ -29,7 +29,7 @@ def model():
 
 def batch_of(key="one", answers: bool = True, lists=None) -> alro.Batch:
     lists = lists or uneven_lists()
-    return encoder(answers).batch(lists, displays(key, lists), gold(lists) if answers else None)[0]
+    return encoder().batch(lists, displays(key, lists), gold(lists) if answers else None)[0]
 
 
 def retold(batch, line, starts_line, work) -> alro.Batch:
@@ -124,17 +124,17 @@ def test_the_history_counts_and_what_follows_the_candidates_does_not(work, model
     longer = torch.nn.functional.pad(batch.input_ids, (0, 7))
     after, _ = work.candidate_scores(model, batch._replace(input_ids=longer), starts_line)
     check_close(after, before, SCORES, "the same scores with more padding", "part -1", atol=1e-5)
-    rating = batch.rated_at[:, :1]  # (B, 1) the first rating of the history
-    other = torch.where(batch.input_ids.gather(1, rating) == batch.rated.amax(), batch.rated[batch.rated >= 0].min(),
-                        batch.rated.amax())
+    rating = batch.history_at[:, :1]  # (B, 1) the first rating of the history
+    rated = batch.history_rated
+    other = torch.where(batch.input_ids.gather(1, rating) == rated.amax(), rated[rated >= 0].min(), rated.amax())
     after, _ = work.candidate_scores(model, batch._replace(input_ids=batch.input_ids.scatter(1, rating, other)),
                                      starts_line)
     check((after - before).abs().amax(-1) > 1e-6, SCORES, "other scores for another rating in the history",
           "it is shared",
           after - before)
-    real = (batch.rated != -100).unsqueeze(-1)
+    real = (batch.history_rated != -100).unsqueeze(-1)
     check_close(history * real, alro.target_logits(model, batch)[1] * real, SCORES,
-                "logits of the history as alro.target_logits has them", "one place before rated_at", atol=1e-5)
+                "logits of the history as alro.target_logits has them", "one place before history_at", atol=1e-5)
 
 
 def test_one_pass_scores_all(work, model, starts_line):

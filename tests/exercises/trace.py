@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     batch, _ = job.steps.batch([one], epoch=0)
     print("3. Two rows, two displayed orders. The first prompt with its answer; [k]: y_k is read after this token")
     tokens, end = batch.input_ids[0].tolist(), int(batch.prompt_tokens[0])
-    reads = {end - 1 + k: k + 1 for k in range(6)} | {t - 1: "r" for t in batch.rated_at[0].tolist()}
+    reads = {end - 1 + k: k + 1 for k in range(6)} | {t - 1: "r" for t in batch.history_at[0].tolist()}
     decode = job.tokenizer.decode
     print("".join(decode([token]) + (f"[{reads[t]}]" if t in reads else "") for t, token in enumerate(tokens)))
     print("4. Slots -> items:", batch.slots.tolist(), "; the token of each item:")

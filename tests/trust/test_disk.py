@@ -34,7 +34,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint_whole(world, str
     def run():
         if what == "model":  # the second validation must be the better one, so that it saves
             values = iter([0.1, 0.9])
-            train.validate = lambda *_: (next(values), set())
+            train.validate = lambda *_: ({"valid_ndcg": next(values)}, set())
         shutil.rmtree(out)
         runs.run_script(lambda: train.train(*csv_run(world, out), on_step=fill))
     message = from_child(run)

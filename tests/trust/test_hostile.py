@@ -38,7 +38,7 @@ def check_hostile(tokenizer, titles, special):
         lines = text.splitlines()
         assert len(lines) == 1 + 1 + 1 + m + 1 and lines[-1] == "Ranking:"
         assert all(line.endswith(f" ->{name}") for line, name in zip(lines[3:-1], alro.IDENTIFIERS))
-        encoder = data.Encoder(tokenizer, data.PromptWords(names, "movie", (1, 5)), m, 10 ** 6, True)
+        encoder = data.Encoder(tokenizer, data.PromptWords(names, "movie", (1, 5), [1.0, 5.0]), m, 10 ** 6)
         one = data.RankingList("x", 0, [(m, 4.0)], list(range(m)), [1.0] * m, slots)
         gold = torch.randperm(m, generator=data.generator(start)).unsqueeze(0)
         batch, _ = encoder.batch([one], [slots], gold)
@@ -60,7 +60,7 @@ def test_hostile_titles_stay_one_line_and_text(kind):
     # A Unigram model looks its whole vocabulary up, so "</s>" in a title is that token: refused, by list.
     check_hostile(tokenizer, [title for title in ODD if "</s>" not in title], special)
     titles = ["Babe", "x </s> y", "Heat"]
-    encoder = data.Encoder(tokenizer, data.PromptWords(titles, "movie", (1, 5)), 2, 10 ** 6)
+    encoder = data.Encoder(tokenizer, data.PromptWords(titles, "movie", (1, 5), [1.0, 5.0]), 2, 10 ** 6)
     fine, bad = (data.RankingList(f"{n}/test", 0, [], [0, n], [1.0] * 2, [0, 1]) for n in (2, 1))
     encoder.batch([fine], [[0, 1]])
     assert "list '1/test': a title holds a special token" in one_line(encoder.batch, [fine, bad], [[0, 1]] * 2)

@@ -25,15 +25,16 @@ def test_every_kind_of_tokenizer_meets_the_methods_needs(world, kind):
     model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer) + 1, n_embd=16, n_layer=2, n_head=2,
                                        initializer_range=0.5)).eval()
     words = ratings.prompt_words()
-    encoder = data.Encoder(tokenizer, words, 3, 1000, history_targets=True)
+    encoder = data.Encoder(tokenizer, words, 3, 1000)
     slots = [data.random_slots(3, one.list_id) for one in lists]
     gold = torch.cat([alro.gold_order(torch.tensor([one.ratings])) for one in lists])
 
     def measure(lists, slots, gold):
         batch, _ = encoder.batch(lists, slots, gold)
-        answer_logits, history_logits = alro.target_logits(model, batch)
-        return (batch, alro.item_log_probs(answer_logits, batch), alro.history_loss(history_logits, batch.rated),
-                alro.rank_candidates(model, batch))
+        answer_logits, history_logits, candidate_logits = alro.target_logits(model, batch)
+        ratings = (alro.rating_loss(history_logits, batch.history_rated)
+                   + alro.rating_loss(candidate_logits, batch.candidate_rated))
+        return (batch, alro.item_log_probs(answer_logits, batch), ratings, alro.rank_candidates(model, batch))
     together = measure(lists, slots, gold)
     if tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -26,13 +26,12 @@ def soft_list_mle(probs: torch.Tensor, ratings: torch.Tensor, ranks: torch.Tenso
 
 
 def losses(model, batch, cfg) -> dict[str, torch.Tensor]:
-    log_probs, other_log_probs, history_term = train.model_outputs(model, batch, cfg)
+    log_probs, other_log_probs, rating_terms = train.model_outputs(model, batch, cfg)
     lists = len(log_probs)
     order, ratings = batch.order[:lists], batch.ratings[:lists]  # (B, m) the other half, if any, is the same lists
     terms = alro.alro_loss(
         log_probs, order, ratings, alpha=0, beta=cfg.beta, gamma=cfg.gamma, other_log_probs=other_log_probs,
-        through_target=cfg.through_target, history_term=history_term, history_weight=cfg.history_weight,
-        soft_ties=cfg.soft_ties)
+        through_target=cfg.through_target, **rating_terms)
 
     def of(probs):  # (B, m, m) -> (B,)
         return soft_list_mle(probs, ratings, alro.gold_rank(ratings), cfg.gamma, cfg.sigma)

@@ -43,7 +43,7 @@ def check_batching(make_batch, encoder, lists, slots, orders) -> None:
         assert row[:length].tolist() == list(prompt.tokens)
 
     def loss(say):  # (B,)
-        answer_logits, _ = alro.target_logits(Puppet(say, words), batch)
+        answer_logits, _, _ = alro.target_logits(Puppet(say, words), batch)
         return alro.sft_loss(alro.item_log_probs(answer_logits, batch), batch.order)
 
     # Who knows the next token at every place makes no mistake, in any row, whatever its padding.

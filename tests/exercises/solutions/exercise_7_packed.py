@@ -4,7 +4,7 @@ import torch
 from alro import Batch
 
 
-def packed_target_logits(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def packed_target_logits(model, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     # B lists; T tokens in a row of the batch, T' in a packed row. Not for models with a sliding window: the mask given
     # here replaces the model's own. Not through a LoRA wrapper: unwrap it first, as alro.target_logits does.
     lists, m = len(batch.input_ids) // 2, batch.slots.shape[-1]
@@ -34,9 +34,10 @@ def packed_target_logits(model, batch: Batch) -> tuple[torch.Tensor, torch.Tenso
 
     # From here as in alro.target_logits, with row 2's places moved along, unless they lie in the shared part.
     k = torch.arange(m, device=one.device)  # (m,)
-    at_one, at_two = (torch.cat([answer_at + k, batch.rated_at], dim=-1) - 1).split(lists)  # (B, m + H) each
+    places = torch.cat([answer_at + k, batch.history_at, batch.candidate_at], dim=-1)  # (2 B, m + H + m)
+    at_one, at_two = (places - 1).split(lists)  # (B, m + H + m) each
     at_two = torch.where(at_two < shared, at_two, at_two + shift)
-    at = torch.cat([at_one, at_two], dim=1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, 2 (m + H), d)
-    logits = model.get_output_embeddings()(hidden.gather(1, at)).float()  # (B, 2 (m + H), V)
-    logits = torch.cat(logits.chunk(2, dim=1))  # (2 B, m + H, V)
-    return logits[:, :m], logits[:, m:]
+    at = torch.cat([at_one, at_two], dim=1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, 2 (m + H + m), d)
+    logits = model.get_output_embeddings()(hidden.gather(1, at)).float()  # (B, 2 (m + H + m), V)
+    logits = torch.cat(logits.chunk(2, dim=1))  # (2 B, m + H + m, V)
+    return logits[:, :m], logits[:, m:-m], logits[:, -m:]

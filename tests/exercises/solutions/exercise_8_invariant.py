@@ -5,7 +5,7 @@ lines get the same one here. (Reading the score one token earlier, at "->", woul
 """
 import torch
 
-from alro import AlroError, Batch, backbone, history_loss, token_logits
+from alro import AlroError, Batch, backbone, rating_loss, token_logits
 from model import autocast
 
 GIVEN = {"line_starts", "candidate_lines"}  # written for you: where the lines are is not the exercise
@@ -55,7 +55,7 @@ def candidate_scores(model, batch: Batch, starts_line: torch.Tensor) -> tuple[to
     last = (end - 1).gather(1, batch.slots.argsort(-1))  # (B, m) by item
     at_last = hidden.gather(1, last.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))  # (B, m, d)
     scores = token_logits(model, at_last.flatten(0, 1), letter).view_as(last)  # (B, m)
-    before = (batch.rated_at - 1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, H, d)
+    before = (batch.history_at - 1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, H, d)
     return scores, model.get_output_embeddings()(hidden.gather(1, before)).float()
 
 
@@ -74,7 +74,7 @@ def invariant_losses(starts_line: torch.Tensor):
         terms = {"sft": list_loss(scores, batch.order)}
         terms["total"] = terms["sft"]
         if cfg.history_weight > 0:
-            terms["history"] = history_loss(history_logits, batch.rated)
+            terms["history"] = rating_loss(history_logits, batch.history_rated)
             terms["total"] = terms["sft"] + cfg.history_weight * terms["history"]
         return terms
     return losses

@@ -9,12 +9,13 @@ from alro import Batch
 
 
 def fields(encoder, lists, rows, prompt_tokens, slots, orders) -> Batch:
-    """Rows of tokens, padded on the right, with the rest of a Batch; no rating of the history is a target."""
+    """Rows of tokens, padded on the right, with the rest of a Batch; no rating is a target."""
     padded = torch.nn.utils.rnn.pad_sequence(list(map(torch.tensor, rows)), True, 0)  # (B, T)
     ratings = torch.tensor([one.ratings for one in lists], dtype=torch.float32)  # (B, m)
     nothing = torch.empty(len(lists), 0, dtype=torch.long)  # (B, 0)
-    return Batch(padded, torch.as_tensor(prompt_tokens), nothing, nothing, encoder.identifiers, torch.tensor(slots),
-                 orders, ratings)
+    anywhere, no_target = torch.ones_like(orders), torch.full_like(orders, -100)  # (B, m)
+    return Batch(padded, torch.as_tensor(prompt_tokens), nothing, nothing, anywhere, no_target, encoder.identifiers,
+                 encoder.level_tokens, encoder.levels, torch.tensor(slots), orders, ratings)
 
 
 def suspect_1(encoder, lists, slots, orders):

@@ -1,0 +1,304 @@
+"""Other objectives (experiments/objectives.py): each against the pure losses of alro.py."""
+import functools
+import itertools
+import math
+
+import pytest
+import torch
+from helpers import demo_config, demo_run, log_of, refused
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import oracle_lambda_loss
+from test_losses import lists, normal, positive, seeds
+
+import alro
+import data
+import train
+from experiments import objectives
+from model import build_model
+from runs import read_run_config
+
+CONFIG = data.DataConfig(list_size=5, history_size=6)
+RATINGS = data.synthetic(CONFIG, n_users=20)
+
+
+# ---- A soft target over ties ----------------------------------------------------------------------------------------
+
+@given(lists())
+def test_equation_soft_ties_against_loop(case):
+    """Position by position: the mean over the items that are rated as the gold one and did not come out before."""
+    ratings, logits = case
+    whole = logits.log_softmax(-1) - 1.5
+    order = alro.gold_order(ratings)
+    found = objectives.soft_ties_loss(whole, order, ratings)
+    for b, (r, gold) in enumerate(zip(ratings.tolist(), order.tolist())):
+        terms = []
+        for k, item in enumerate(gold):
+            right = [i for i in gold[k:] if r[i] == r[item]]
+            terms.append(sum(-whole[b, k, i].item() for i in right) / len(right))
+        assert found[b].item() == pytest.approx(sum(terms) / len(gold), abs=1e-9)
+
+
+@given(st.lists(st.integers(1, 3), min_size=2, max_size=5), seeds)
+def test_soft_ties_are_the_mean_of_sft_over_the_ways_to_draw_ties(ratings, seed):
+    """Whatever the model says after each prefix: so both have the same gradient on average."""
+    m = len(ratings)
+    after = {}  # log-probabilities (m,) of the next item after each prefix
+
+    def log_probs(order):
+        rows = []
+        for k in range(m):
+            out = tuple(order[:k])
+            if out not in after:
+                after[out] = normal(seed + len(after), m).log_softmax(-1)
+            rows.append(after[out])
+        return torch.stack(rows).unsqueeze(0)
+    gold = [order for order in itertools.permutations(range(m))
+            if all(ratings[a] >= ratings[b] for a, b in itertools.pairwise(order))]
+    hard = [alro.sft_loss(log_probs(order), torch.tensor([order])).item() for order in gold]
+    rated = torch.tensor([ratings])
+    soft = [objectives.soft_ties_loss(log_probs(order), torch.tensor([order]), rated).item() for order in gold]
+    assert sum(soft) / len(gold) == pytest.approx(sum(hard) / len(gold), abs=1e-9)
+    if len(gold) == 1:
+        assert soft == pytest.approx(hard)
+
+
+def test_soft_ties_allow_what_is_not_right_to_be_impossible():
+    """An item that is out already may have probability 0: 0 times its infinite loss would be NaN."""
+    y = torch.tensor([[[0.6, 0.4, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]]])
+    found = objectives.soft_ties_loss(y.log(), torch.tensor([[0, 1, 2]]), torch.tensor([[5.0, 3.0, 3.0]]))
+    assert found.item() == pytest.approx(-(math.log(0.6) + math.log(0.5) + math.log(1)) / 3)
+
+
+def test_gradcheck_of_soft_ties():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True)
+    ratings = torch.tensor([[5.0, 3.0, 3.0]] * 2, dtype=torch.float64)
+    order = alro.gold_order(ratings)
+    assert torch.autograd.gradcheck(lambda x: objectives.soft_ties_loss(x.log_softmax(-1), order, ratings), logits)
+
+
+# ---- In the place of the project's losses ---------------------------------------------------------------------------
+
+@given(lists(), positive)
+def test_first_step_rival_is_the_lambda_loss_of_the_first_positions_scores(case, sigma):
+    ratings, logits = case
+    random = torch.Generator().manual_seed(0)
+    logits = logits + torch.randn(logits.shape, dtype=torch.float64, generator=random)  # no ties
+    found = objectives.first_step_loss(logits.log_softmax(-1), ratings, sigma)
+    for row, (scores, r) in enumerate(zip(logits[:, 0].tolist(), ratings.tolist())):
+        ranks = [1 + sum(other > score for other in scores) for score in scores]
+        assert abs(found[row].item() - oracle_lambda_loss([-x for x in scores], r, ranks, sigma)) < 1e-9
+
+
+@pytest.fixture(scope="module")
+def step():
+    """(model, batch of one training step, log-probabilities of both displayed orders): 8 lists."""
+    model, tokenizer = build_model(demo_config(), RATINGS)
+    encoder = data.make_encoder(model, tokenizer, RATINGS.prompt_words(), 5)
+    steps = train.TrainingSteps(data.informative(data.split(RATINGS, CONFIG).train, "training"), encoder, demo_config())
+    batch = steps[0].parts[0]
+    with torch.no_grad():
+        log_probs = alro.item_log_probs(alro.target_logits(model, batch)[0], batch).chunk(2)
+    return model, batch, log_probs
+
+
+SWITCHES = [{}, {"alpha": 0.5, "beta": 0.25, "history_weight": 0.0}, {"alpha": 0.0, "history_weight": 0.5},
+            {"candidate_weight": 0.0}]
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_first_step_losses_put_it_in_the_place_of_sll(step, switches):
+    """All other parts are those of train.losses, and the total is their weighted sum."""
+    model, batch, (log_probs, _) = step
+    cfg = demo_config(gamma=5.0, sigma=2.0, **switches)
+    ours, rival = train.losses(model, batch, cfg), objectives.first_step_losses(model, batch, cfg)
+    assert rival.keys() == ours.keys()
+    sll = objectives.first_step_loss(log_probs, batch.ratings[:8], 2.0)
+    assert torch.allclose(rival["sll"], sll, atol=1e-6) and not torch.allclose(rival["sll"], ours["sll"])
+    for name in ours.keys() - {"sll", "total"}:
+        assert torch.allclose(rival[name], ours[name]), name
+    assert torch.allclose(rival["total"], ours["total"] + cfg.alpha * (rival["sll"] - ours["sll"]), atol=1e-5)
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_both_orders_losses_average_sft_and_sll_over_the_displayed_orders(step, switches):
+    """Against the pure losses of each order; all other parts are those of train.losses."""
+    model, batch, both = step
+    cfg = demo_config(gamma=5.0, sigma=2.0, **switches)
+    ours, rival = train.losses(model, batch, cfg), objectives.both_orders_losses(model, batch, cfg)
+    order, ratings = batch.order[:8], batch.ratings[:8]
+    sft = [alro.sft_loss(log_probs, order) for log_probs in both]
+    sll = [alro.soft_lambda_loss(log_probs.softmax(-1), ratings, alro.gold_rank(ratings), 5.0, 2.0)
+           for log_probs in both]
+    assert rival.keys() == ours.keys()
+    assert torch.allclose(rival["sft"], sum(sft) / 2, atol=1e-5) and not torch.allclose(rival["sft"], ours["sft"])
+    assert torch.allclose(rival["sll"], sum(sll) / 2, atol=1e-5)
+    for name in ours.keys() - {"sft", "sll", "total"}:
+        assert torch.allclose(rival[name], ours[name]), name
+    change = rival["sft"] - ours["sft"] + cfg.alpha * (rival["sll"] - ours["sll"])
+    assert torch.allclose(rival["total"], ours["total"] + change, atol=1e-5)
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_both_displays_losses_lack_psl_alone(step, switches):
+    """The control for PSL: the exposure without the pull."""
+    model, batch, _ = step
+    cfg = demo_config(**switches)
+    with_psl = objectives.both_orders_losses(model, batch, cfg)
+    found = objectives.both_displays_losses(model, batch, cfg)
+    for name in found.keys() - {"total"}:
+        assert torch.allclose(found[name], with_psl[name]), name
+    assert torch.allclose(found["total"], with_psl["total"] - cfg.beta * found["psl"], atol=1e-5)
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_soft_ties_losses_put_it_in_the_place_of_sft(step, switches):
+    model, batch, (log_probs, _) = step
+    cfg = demo_config(**switches)
+    ours, rival = train.losses(model, batch, cfg), objectives.soft_ties_losses(model, batch, cfg)
+    soft = objectives.soft_ties_loss(log_probs, batch.order[:8], batch.ratings[:8])
+    assert torch.allclose(rival["sft"], soft, atol=1e-5) and not torch.allclose(rival["sft"], ours["sft"])
+    for name in ours.keys() - {"sft", "total"}:
+        assert torch.allclose(rival[name], ours[name]), name
+    assert torch.allclose(rival["total"], ours["total"] + soft - ours["sft"], atol=1e-5)
+
+
+def test_ratings_only_losses_hold_no_ranking_loss(step):
+    """Their gradient is that of the two rating terms; without any weight there is nothing to learn."""
+    model, batch, _ = step
+    cfg = demo_config(history_weight=0.3, candidate_weight=0.7)
+    found = objectives.ratings_only_losses(model, batch, cfg)
+    assert torch.allclose(found["total"], 0.3 * found["history"] + 0.7 * found["candidates"])
+    assert {"sft", "sll", "psl"} < found.keys()  # for the log
+    with refused("ratings alone need"):
+        objectives.ratings_only_losses(model, batch, demo_config(history_weight=0.0, candidate_weight=0.0))
+
+
+def test_current_rank_losses_take_delta_at_the_models_own_ranks(step):
+    model, batch, (log_probs, _) = step
+    cfg = demo_config(gamma=5.0, sigma=2.0)
+    ours, rival = train.losses(model, batch, cfg), objectives.current_rank_losses(model, batch, cfg)
+    position = alro.soft_rank(log_probs.softmax(-1), 5.0)
+    for row in range(8):
+        ranks = [1 + sum(other < s for other in position[row].tolist()) for s in position[row].tolist()]
+        expected = oracle_lambda_loss(position[row].tolist(), batch.ratings[row].tolist(), ranks, 2.0)
+        assert rival["sll"][row].item() == pytest.approx(expected, rel=1e-4)
+    assert torch.allclose(rival["total"], ours["total"] + cfg.alpha * (rival["sll"] - ours["sll"]), atol=1e-5)
+
+
+@pytest.mark.parametrize("losses", [
+    objectives.first_step_losses, objectives.both_orders_losses, objectives.both_displays_losses,
+    objectives.soft_ties_losses, objectives.current_rank_losses, objectives.ratings_only_losses])
+def test_a_rivals_loss_changes_the_gradient(step, losses):
+    model, batch, _ = step
+
+    def gradient(losses):
+        model.zero_grad()
+        losses(model, batch, demo_config())["total"].mean().backward()
+        return torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    assert not torch.allclose(gradient(train.losses), gradient(losses), atol=1e-6)
+
+
+def test_a_rivals_loss_is_passed_to_train_and_named_in_its_config(small_world, tmp_path):
+    """And such a run is gone on with under the same losses alone."""
+    run = tmp_path / "run"
+    train.train(*demo_run(run, steps=2), losses=objectives.first_step_losses)
+    assert read_run_config(str(run))["losses"] == "experiments.objectives.first_step_losses"
+    assert log_of(run)[0]["sll"] > 0
+    with refused("first_step_losses"):
+        train.main(["--resume", str(run)])
+    resumed = train.RunConfig(resume=str(run))
+    with refused("other data or another configuration"):
+        train.train(data.DataConfig(), demo_config(steps=2), resumed)
+    train.train(data.DataConfig(), demo_config(steps=2), resumed, losses=objectives.first_step_losses)
+
+
+def losses(model, batch, cfg):
+    return objectives.first_step_losses(model, batch, cfg)
+
+
+@pytest.mark.parametrize("own, name", [(losses, f"{__name__}.losses"),
+                                       (functools.partial(losses), f"{__name__}.losses()")])
+def test_a_loss_of_ones_own_is_told_from_the_projects_even_where_it_has_its_name(
+        small_world, tmp_path, own, name, capsys):
+    run = tmp_path / "run"
+    train.train(*demo_run(run, steps=2), losses=own)
+    assert read_run_config(str(run))["losses"] == name and f"loss: {name};" in capsys.readouterr().out
+    with refused("trained with the losses"):
+        train.main(["--resume", str(run)])
+
+
+def weighted(model, batch, cfg, weight=1.0):
+    terms = train.losses(model, batch, cfg)
+    return {**terms, "total": weight * terms["total"]}
+
+
+def test_a_loss_with_another_value_given_to_it_is_another_loss(small_world, tmp_path):
+    run = tmp_path / "run"
+    train.train(*demo_run(run, steps=2), losses=functools.partial(weighted, weight=2.0))
+    resumed = data.DataConfig(), demo_config(steps=2), train.RunConfig(resume=str(run))
+    with refused("other data or another configuration"):
+        train.train(*resumed, losses=functools.partial(weighted, weight=3.0))
+    train.train(*resumed, losses=functools.partial(weighted, weight=2.0))
+
+
+def test_a_partials_name_is_the_same_in_another_process_or_refused():
+    named = train.name_of(functools.partial(weighted, "a", weight=2.0, cfg=losses, batch=None))
+    assert named == f"{__name__}.weighted('a', batch=None, cfg={__name__}.losses, weight=2.0)"
+    with refused("got Tensor"):
+        train.name_of(functools.partial(weighted, weight=torch.ones(2)))
+
+
+def weighted_by(weight, tensors=()):
+    def mine(model, batch, cfg):
+        return weighted(model, batch, cfg, weight + len(tensors))
+    return mine
+
+
+def test_functions_made_by_one_function_are_told_apart_by_the_numbers_they_hold():
+    one, other = (train.name_of(weighted_by(weight, [torch.ones(2)])) for weight in (2.0, 3.0))
+    assert one == train.name_of(weighted_by(2.0)) != other
+    assert one == f"{__name__}.weighted_by.<locals>.mine({{'weight': 2.0}})"
+
+
+@pytest.mark.parametrize("accum", [1, 2])
+def test_a_loss_that_returns_other_names_for_a_later_part_or_step_is_refused(small_world, tmp_path, accum):
+    calls = []
+
+    def mine(model, batch, cfg):
+        calls.append(1)
+        terms = train.losses(model, batch, cfg)
+        return {**terms, "sometimes": terms["total"]} if len(calls) % 2 == 0 else terms
+    with refused("same names each time"):
+        train.train(*demo_run(tmp_path / "run", steps=2, grad_accum=accum, log_every=2), losses=mine)
+
+
+def test_the_fields_of_the_log_are_those_that_a_loss_may_not_have(demo_straight):
+    of_losses = {"sft", "sll", "psl", "kl", "history", "candidates", "total", "blind_sll", "perfect_sll"}
+    unseen = {"tokens", "tokens_per_second"}  # not in log.jsonl; left out by log_of
+    assert set().union(*log_of(demo_straight)) - of_losses == train.LOG_FIELDS - unseen
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda terms: terms["total"].mean(), r"shape \(8,\), got as total"),
+    (lambda terms: terms["total"].repeat(2), r"shape \(8,\), got as total"),
+    (lambda terms: 1.0, r"shape \(8,\), got as total 1.0")])
+def test_a_loss_that_is_not_one_number_per_list_is_refused(small_world, tmp_path, change, message):
+    """A mean would be averaged again, over --grad_accum's parts, and the gradient would be another."""
+    def own(model, batch, cfg):
+        terms = train.losses(model, batch, cfg)
+        return {**terms, "total": change(terms)}
+    with refused(message):
+        train.train(*demo_run(tmp_path / "run", steps=2), losses=own)
+
+
+@pytest.mark.parametrize("own, message", [
+    (lambda terms: {"sft": terms["sft"]}, 'must return a dict with a "total"'),
+    (lambda terms: terms["total"], 'must return a dict with a "total"'),
+    (lambda terms: {**terms, "sft": terms["sft"].mean()}, "got as sft"),
+    *[(lambda terms, name=name: {**terms, name: terms["sft"]}, f"must not return .'{name}'.: another name")
+      for name in sorted(train.LOG_FIELDS)]])
+def test_a_loss_without_a_total_or_with_a_name_of_the_log_is_refused(small_world, tmp_path, own, message):
+    with refused(message):
+        train.train(*demo_run(tmp_path / "run", steps=2), losses=lambda *given: own(train.losses(*given)))
