@@ -65,8 +65,8 @@ class TrainConfig:
                               "half the work")
     gamma: float = option(10.0, "sharpness of the soft-argmax (see alro.soft_rank)")
     sigma: float = option(1.0, "slope of the pairwise logistic, per rank")
-    history_weight: float = option(0.6, "weight of the loss on the history's ratings (OURS)")
-    candidate_weight: float = option(0.4, "weight of the loss on the candidates' ratings, which no "
+    history_weight: float = option(1.0, "weight of the loss on the history's ratings (OURS)")
+    candidate_weight: float = option(1.0, "weight of the loss on the candidates' ratings, which no "
                                           "prompt shows (OURS); both 0: the paper's objective")
     display_order: str = option("shown", "order in the first prompt: shown (a fixed one per list) "
                                          "or shuffled (anew each time)")
