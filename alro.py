@@ -3,7 +3,7 @@
     Chao, Zheng, Zhu, Liu: Make Large Language Model a Better Ranker.
     Findings of EMNLP 2024, pp. 918-929, arXiv 2403.19181.
 
-A language model reads a user's rated history and m candidate items, and writes the candidates'
+A language model reads a user's rated history and m candidates, and writes the candidates'
 identifiers from most to least liked. Nothing here trains: these are the formulas, on plain tensors.
 train.py holds the loop. `python alro.py` works one list of three candidates by hand.
 
@@ -28,7 +28,7 @@ m         list_size        -          2..26   candidates in one list
 r_i       ratings          (B, m)     >= 0    the user's rating of candidate i
 tau_i     gold_rank        (B, m)     1..m    target rank of candidate i; ties share their mean rank
 y_{k,i}   probs            (B, m, m)  0..1    probability that output position k emits candidate i,
-                                              teacher forced: the gold items before k are given
+                                              teacher forced: the gold candidates before k are given
 log y     log_y            (B, m, m)  <= 0    its logarithm; `log_probs` is not yet over the m
                                               identifiers alone, but over the whole vocabulary
 gamma     gamma            -          > 0     sharpness of the soft-argmax
@@ -43,16 +43,16 @@ beta      beta             -          >= 0    weight of permutation-sensitive le
 
 The *lambda* of "lambda loss" is the name of a family of losses (LambdaRank, LambdaLoss), no weight.
 
-Prose and formulas count from 1 (item 1, position 1), indices in the code from 0.
+Prose and formulas count from 1 (candidate 1, position 1), indices in the code from 0.
 
 Shapes stand at the end of the line that makes a tensor: B lists in a batch, T tokens, V words of
 vocabulary, H rating tokens of the history, d width of the model. A list's m candidates can be
 numbered in two ways:
-    item   0..m-1, the list's own fixed order, which carries no information; all losses use it;
-    slot   0..m-1, where the candidate is displayed in the prompt: slot j shows item slots[j] as the
-           letter "ABC..."[j].
-Only the prompt, the batch and the two functions that read a model's logits (`item_log_probs`,
-`next_item_logits`) know slots. What they return is by item, so no loss can mix the two up.
+    candidate i   0..m-1, the list's own fixed order, which tells nothing; all losses use it;
+    slot j        0..m-1, where it is displayed in the prompt: slot j shows candidate slots[j] as
+                  the letter "ABC..."[j].
+Only the prompt, the batch and the two functions that read a model's logits (`candidate_log_probs`,
+`next_candidate_logits`) know slots. What they return is by candidate, so no loss can mix them up.
 """
 import math
 import re
@@ -89,8 +89,8 @@ def build_prompt(history, titles, slots, noun: str = "movie", scale=(1, 5)) -> s
     """The prompt for one list, in one displayed order. Its answer is identifiers only: " B A".
 
     Args:
-        history: list of (title, rating), oldest first; may be empty. A rating of None: title alone.
-        titles: m titles in item order (or more than a title: name, category, average).
+        history: list of (title, rating), oldest first; may be empty.
+        titles: m titles in candidate order (or more than a title: name, category, average).
         slots: permutation of 0..m-1; slot j shows titles[slots[j]].
         noun, scale: what the items are called; the lowest and the highest rating.
     Returns: text with exactly one line per candidate, each ending in its own identifier whatever
@@ -111,11 +111,10 @@ def build_prompt(history, titles, slots, noun: str = "movie", scale=(1, 5)) -> s
     worst, best = scale
     lines = [f"A user rated these {noun}s ({worst:g} = worst, {best:g} = best):"]
     for title, rating in history:
-        feedback = "" if rating is None else f": {rating:g}"
-        lines.append(clean_text(title) + feedback)
+        lines.append(f"{clean_text(title)}: {rating:g}")
     lines.append(f"Rank these {noun}s from most to least liked by this user:")
-    for identifier, item in zip(IDENTIFIERS, slots):
-        lines.append(f"{clean_text(titles[item])} ->{identifier}")
+    for identifier, candidate in zip(IDENTIFIERS, slots):
+        lines.append(f"{clean_text(titles[candidate])} ->{identifier}")
     lines.append("Ranking:")
     return "\n".join(lines)
 
@@ -123,10 +122,10 @@ def build_prompt(history, titles, slots, noun: str = "movie", scale=(1, 5)) -> s
 # ---- 2. The target: gold order and gold rank -----------------------------------------------------
 
 def gold_order(ratings: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Items from best to worst, ties in random order.
+    """Candidates from best to worst, ties in random order.
 
     Args: ratings (B, m); generator makes the draw repeatable.
-    Returns: (B, m) long, item indices.
+    Returns: (B, m) long, candidate indices.
     Differs from the paper: OURS, ties are drawn anew at each call. SFT needs *some* order inside a
         tie; the displayed order would teach position bias, a fixed one would be learned by heart.
     """
@@ -139,7 +138,7 @@ def gold_order(ratings: Tensor, generator: torch.Generator | None = None) -> Ten
 
 
 def rank_of(order: Tensor) -> Tensor:
-    """1-based rank (B, m) long of each item in an order (B, m) of item indices.
+    """1-based rank (B, m) long of each candidate in an order (B, m) of candidate indices.
 
     The inverse permutation, plus one.
     """
@@ -147,8 +146,8 @@ def rank_of(order: Tensor) -> Tensor:
 
 
 def remaining(order: Tensor) -> Tensor:
-    """(B, m, m) bool: whether item i (last axis) is still to come at output position k, in an order
-    (B, m)."""
+    """(B, m, m) bool: whether candidate i (last axis) is still to come at output position k, in an
+    order (B, m)."""
     rank = rank_of(order).unsqueeze(-2)  # (B, 1, m) the output position at which each comes out
     k = torch.arange(1, order.shape[-1] + 1, device=order.device).unsqueeze(-1)  # (m, 1)
     return rank >= k
@@ -161,12 +160,12 @@ def gold_rank(ratings: Tensor) -> Tensor:
         weights do not depend on how ties fell (the answer that SFT and y follow does).
     """
     mine, theirs = ratings.unsqueeze(-1), ratings.unsqueeze(-2)  # (B, m, 1), (B, 1, m)
-    better = (theirs > mine).sum(-1)  # (B, m) how many are rated above item i
-    equal = (theirs == mine).sum(-1)  # (B, m) how many as item i, itself included
+    better = (theirs > mine).sum(-1)  # (B, m) how many are rated above candidate i
+    equal = (theirs == mine).sum(-1)  # (B, m) how many as candidate i, itself included
     return better + (equal + 1) / 2  # the mean of better + 1 .. better + equal
 
 
-# ---- 3. The model's probabilities, teacher forced, by item ---------------------------------------
+# ---- 3. The model's probabilities, teacher forced, by candidate ----------------------------------
 
 class Batch(NamedTuple):
     """B tokenised lists, padded on the right (data.py makes it). Long, but for ratings and levels.
@@ -177,26 +176,27 @@ class Batch(NamedTuple):
     prompt_tokens: Tensor    # (B,) how many tokens the prompt has, without the answer
     history_at: Tensor       # (B, H) where a token of a rating in the history stands; padding: 1
     history_rated: Tensor    # (B, H) the token that stands there; -100 = none (padding)
-    candidate_at: Tensor     # (B, m) where the identifier of each item stands, by item
-    candidate_rated: Tensor  # (B, m) the token that would say the item's rating; -100 = none does
+    candidate_at: Tensor     # (B, m) where each candidate's identifier stands; its rating is asked
+                             #     for at the same place, as if it stood there (see `rating_loss`)
+    candidate_rated: Tensor  # (B, m) the token that would say its rating; -100 = none does
     identifiers: Tensor      # (m,) identifier token of each slot
     level_tokens: Tensor     # (L,) the token of each rating; L = 0 where no single token tells it
     levels: Tensor           # (L,) float, the ratings themselves
-    slots: Tensor            # (B, m) displayed order: slot -> item
-    order: Tensor            # (B, m) gold order: output position -> item
-    ratings: Tensor          # (B, m) float, by item
+    slots: Tensor            # (B, m) displayed order: slot -> candidate
+    order: Tensor            # (B, m) gold order: output position -> candidate
+    ratings: Tensor          # (B, m) float, by candidate
 
     def to(self, device) -> "Batch":
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
-    def item_tokens(self) -> Tensor:
-        """(B, m) identifier token of each item: item -> slot -> token."""
-        slot_of_item = self.slots.argsort(-1)  # (B, m) the inverse of slot -> item
-        return self.identifiers[slot_of_item]
+    def candidate_tokens(self) -> Tensor:
+        """(B, m) identifier token of each candidate: candidate -> slot -> token."""
+        slot_of = self.slots.argsort(-1)  # (B, m) the inverse of slot -> candidate
+        return self.identifiers[slot_of]
 
 
 def backbone(model):
-    """The causal language model itself, out of its LoRA wrapper if it has one."""
+    """The causal language model, output layer included, out of its LoRA wrapper if it has one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -215,7 +215,7 @@ def target_logits(model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Next-token logits, only where some token should be predicted.
 
     Returns: (B, m, V) for the m output positions of the answer, (B, H, V) for the ratings in the
-        history, (B, m, V) for the rating of each candidate, by item; all float32.
+        history, (B, m, V) for the rating of each candidate, by candidate; all float32.
     The output layer is applied after gathering: the (B, T, V) tensor of all logits, by far the
     largest of a step, is never made. No attention mask: in a causal model no token that counts
     sees the padding on its right.
@@ -233,8 +233,8 @@ def target_logits(model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return logits[:, :m], logits[:, m:-m], logits[:, -m:]
 
 
-def item_log_probs(answer_logits: Tensor, batch: Batch) -> Tensor:
-    """log P(position k emits item i | prompt, gold identifiers before k), (B, m, m), by item.
+def candidate_log_probs(answer_logits: Tensor, batch: Batch) -> Tensor:
+    """log P(position k emits candidate i | prompt, gold identifiers before k), (B, m, m).
 
     Args: answer_logits (B, m, V), of `target_logits`.
     Normalised over the whole vocabulary, as SFT wants it. SLL and PSL want log y, normalised over
@@ -243,14 +243,14 @@ def item_log_probs(answer_logits: Tensor, batch: Batch) -> Tensor:
     """
     m = batch.slots.shape[-1]
     # The same m tokens are looked up at each output position.
-    tokens = batch.item_tokens().unsqueeze(1).expand(-1, m, -1)  # (B, m, m)
+    tokens = batch.candidate_tokens().unsqueeze(1).expand(-1, m, -1)  # (B, m, m)
     of_items = answer_logits.gather(-1, tokens)  # (B, m, m)
     return of_items - answer_logits.logsumexp(-1, keepdim=True)
 
 
 # ---- 4. The losses -------------------------------------------------------------------------------
-# Pure functions on tensors by item, of any float dtype; one value per list, never reduced; they
-# know nothing of padding, models or tokens.
+# Pure functions on tensors by candidate, of any float dtype; one value per list, never reduced;
+# they know nothing of padding, models or tokens.
 
 def sft_loss(log_probs: Tensor, order: Tensor) -> Tensor:
     """Supervised fine-tuning: next-token loss on the answer.
@@ -258,11 +258,12 @@ def sft_loss(log_probs: Tensor, order: Tensor) -> Tensor:
     Args: log_probs (B, m, m), normalised over the vocabulary; order (B, m) long, the gold order.
     Returns: (B,), nats per identifier.
     Source: PAPER (summary M), next-token loss on the answer:
-        L_sft = -1/m sum_k log P(identifier of the item at gold position k | prompt, gold before k).
+        L_sft = -1/m sum_k log P(identifier of the gold candidate at position k | prompt, those
+        before k).
         GUESS: P is over the whole vocabulary, as next-token loss has it.
     Differs from the paper: nothing known.
     """
-    # At position k, the entry of the item that stands at gold position k.
+    # At position k, the entry of the candidate that stands at gold position k.
     gold = log_probs.gather(-1, order.unsqueeze(-1)).squeeze(-1)  # (B, m)
     return -gold.mean(-1)
 
@@ -287,7 +288,7 @@ def rating_loss(logits: Tensor, rated: Tensor) -> Tensor:
 
 
 def soft_rank(probs: Tensor, gamma: float) -> Tensor:
-    """s: soft-argmax of each item's column of y over output positions; small = ranked high.
+    """s: soft-argmax of each candidate's column of y over output positions; small = ranked high.
 
     Args: probs (B, m, m), y; gamma > 0, larger = closer to the position where the column peaks.
     Returns: (B, m) float, in 1..m.
@@ -296,8 +297,9 @@ def soft_rank(probs: Tensor, gamma: float) -> Tensor:
     In two stages: a softmax over the positions k makes weights of a column, then the mean position
     under these weights. Not the mean under y itself: a column of y need not sum to 1. Gamma must be
     neither too small (at 1 every s_i stays near (m + 1)/2) nor too large, for teacher forcing gives
-    the answer away: of what SLL falls by from a uniform y to a sure one, `blind_probs` alone has
-    .33 at gamma 1, .69 at train.py's 10, .98 at 30, all at 100 (the demo's test lists).
+    the answer away: a *blind* model, which knows only what is already out (`blind_probs`), has gone
+    this share of the way from the SLL of a uniform y down to that of a sure one, on the demo's test
+    lists: .33 at gamma 1, .69 at train.py's 10, .98 at 30, all at 100.
     """
     weights = (gamma * probs).softmax(dim=-2)  # (B, m, m) each column sums to 1 over positions k
     k = torch.arange(1, probs.shape[-2] + 1, dtype=probs.dtype, device=probs.device)  # (m,)
@@ -305,7 +307,7 @@ def soft_rank(probs: Tensor, gamma: float) -> Tensor:
 
 
 def normalised_gain(ratings: Tensor) -> Tensor:
-    """G_i = (2^r_i - 1) / ideal DCG of the list, (B, m); NaN where no item has any gain.
+    """G_i = (2^r_i - 1) / ideal DCG of the list, (B, m); NaN where no candidate has any gain.
 
     Source: PAPER (summary E), 2^r - 1 as an example. GUESS: divided by the ideal DCG, as in
         LambdaLoss (Wang et al., CIKM 2018).
@@ -329,7 +331,7 @@ def pair_weights(ratings: Tensor, ranks: Tensor) -> Tensor:
     Differs from the paper: nothing known. But a doubt: the classic NDCG-Loss2 takes the model's
         *current* ranks where the summary says target ranks; other `ranks` can be passed.
     delta depends on the *distance* of two ranks, not on where they are, and falls with it: of ten
-    items rated 5, 4.5 .. 0.5, best against second weighs .055 and best against worst .006
+    candidates rated 5, 4.5 .. 0.5, best against second weighs .055 and best against worst .006
     (tests/exercises, 1, has a weight that sees the place).
     """
     gain = normalised_gain(ratings)  # (B, m)
@@ -344,7 +346,8 @@ def pair_weights(ratings: Tensor, ranks: Tensor) -> Tensor:
 
 def lambda_loss(position: Tensor, ratings: Tensor, ranks: Tensor,
                 sigma: float = 1.0) -> Tensor:
-    """Weighted pairwise logistic loss on positions: each pair costs, the more the worse it stands.
+    """Weighted pairwise logistic loss on positions: a pair costs more the further its better
+    candidate is placed behind the other.
 
     Args: position (B, m), small = ranked high; ratings, ranks as in `pair_weights`; sigma > 0.
     Returns: (B,), in bits (log2); 0 if all ratings of a list are equal.
@@ -382,17 +385,17 @@ def perfect_probs(order: Tensor) -> Tensor:
     """y of a model that is sure of the gold order: position k emits order[k]. (B, m, m) of 0 and 1.
 
     OURS, a reference to log beside the model's SLL, not the least SLL there is: a y that gives tied
-    items one soft rank, or emits an item at two positions, can have a lower one.
+    candidates one soft rank, or emits a candidate at two positions, can have a lower one.
     """
     return F.one_hot(order, order.shape[-1]).to(torch.get_default_dtype())
 
 
 def blind_probs(order: Tensor) -> Tensor:
-    """y of a model that knows only which items are already out: 1/(m - k + 1) each. (B, m, m)
+    """y of a model that knows only which candidates are already out: 1/(m - k + 1) each. (B, m, m)
 
-    OURS, a reference to log beside the model's SLL. Teacher forcing shows the model the gold items
-    before k. So even here an item's column peaks where the gold order has it: it grows until the
-    item comes out, since fewer are left, and is 0 after. A large gamma sees the peak alone: soft
+    OURS, a reference to log beside the model's SLL. Teacher forcing shows the model the gold
+    candidates before k. So even here a candidate's column peaks where the gold order has it: it
+    grows until it comes out, since fewer are left, and is 0 after. A large gamma sees that: soft
     ranks in nearly perfect order. A model whose SLL is no lower than this one's has shown nothing
     but what teacher forcing gives away.
     """
@@ -400,26 +403,24 @@ def blind_probs(order: Tensor) -> Tensor:
     return left / left.sum(-1, keepdim=True)
 
 
-def permutation_loss(log_y: Tensor, other_log_y: Tensor, through_target: bool = True) -> Tensor:
-    """PSL: cross-entropy between the outputs for two displayed orders of one list; both by item.
+def permutation_loss(log_y: Tensor, other_log_y: Tensor) -> Tensor:
+    """PSL: cross-entropy between the outputs for two displayed orders of one list, by candidate.
 
     Args: log_y, other_log_y (B, m, m), log y and log y' over the m identifiers, the same gold order
-        forced. through_target: whether gradients also flow into y, the target.
+        forced.
     Returns: (B,), nats per position. Its minimum over y' is the entropy of y, not 0; so gradients
         through y also make it surer.
     Source: PAPER (summary L), a distance between the two output distributions. GUESS: which one,
-        L_psl = -1/m sum_k sum_i y_ki log y'_ki, and that y is no fixed target (InvariRank, SIGIR
-        2026, lets gradients flow through both sides, too).
+        L_psl = -1/m sum_k sum_i y_ki log y'_ki, and that gradients flow into both sides
+        (InvariRank, SIGIR 2026, does so, too; experiments/objectives.py has a fixed target).
     """
-    target = log_y.exp()  # (B, m, m)
-    if not through_target:
-        target = target.detach()
-    return -(target * other_log_y).sum(-1).mean(-1)
+    y = log_y.exp()  # (B, m, m)
+    return -(y * other_log_y).sum(-1).mean(-1)
 
 
 def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float,
               beta: float, gamma: float, sigma: float = 1.0,
-              other_log_probs: Tensor | None = None, through_target: bool = True,
+              other_log_probs: Tensor | None = None,
               history_term: Tensor | None = None, history_weight: float = 0.0,
               candidate_term: Tensor | None = None,
               candidate_weight: float = 0.0) -> dict[str, Tensor]:
@@ -445,7 +446,7 @@ def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float
     parts = {"sft": sft_loss(log_probs, order), "sll": sll}
     if other_log_probs is not None:
         other_log_y = other_log_probs.log_softmax(-1)  # (B, m, m)
-        parts["psl"] = permutation_loss(log_y, other_log_y, through_target)
+        parts["psl"] = permutation_loss(log_y, other_log_y)
         entropy = permutation_loss(log_y, log_y)  # (B,)
         parts["kl"] = (parts["psl"] - entropy).detach()
     if history_term is not None:
@@ -480,10 +481,10 @@ def token_logits(model, hidden: Tensor, tokens: Tensor) -> Tensor:
         return F.linear(hidden.float(), weight, bias)
 
 
-def next_item_logits(model, output, batch: Batch) -> Tensor:
-    """Logits (B, m), by item, of what follows the last token that the model has read."""
+def next_candidate_logits(model, output, batch: Batch) -> Tensor:
+    """Logits (B, m), by candidate, of what follows the last token that the model has read."""
     by_slot = token_logits(model, output.last_hidden_state[:, -1], batch.identifiers)  # (B, m)
-    logits = by_slot.gather(-1, batch.slots.argsort(-1))  # (B, m) item -> slot -> logit
+    logits = by_slot.gather(-1, batch.slots.argsort(-1))  # (B, m) candidate -> slot -> logit
     check_finite(logits)
     return logits
 
@@ -497,8 +498,10 @@ def check_finite(logits: Tensor) -> None:
                         "its weights are broken")
 
 
-def prompts_at_the_right_edge(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def at_the_right_edge(input_ids: Tensor, prompt_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(input_ids, attention mask, position ids), (B, T) each, with every prompt moved to the right.
+
+    Args: input_ids (B, T), padded on the right; prompt_tokens (B, 1).
 
         in the batch      P r o m p t B A . .        ranked        . . . . P r o m p t
                           L o n g   p r o m p t                    L o n g   p r o m p t
@@ -508,17 +511,17 @@ def prompts_at_the_right_edge(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     in between would push real tokens out of it. What stood after a prompt (a gold answer, pads) is
     dropped.
     """
-    width = batch.input_ids.shape[1]
-    padding = width - batch.prompt_tokens.unsqueeze(-1)  # (B, 1)
+    width = input_ids.shape[1]
+    padding = width - prompt_tokens  # (B, 1)
     place = torch.arange(width, device=padding.device) - padding  # (B, T) negative on the padding
     mask = (place >= 0).long()
     position_ids = place.clamp(min=0)
-    return batch.input_ids.gather(1, position_ids), mask, position_ids
+    return input_ids.gather(1, position_ids), mask, position_ids
 
 
 @torch.no_grad()
 def expected_ratings(model, batch: Batch) -> Tensor:
-    """What the model *knows*: the rating (B, m) it expects of each candidate, by item.
+    """What the model *knows*: the rating (B, m) it expects of each candidate, by candidate.
 
     One reading of the prompt; at the end of each candidate's line ("Fargo (1996) ->") a softmax
     over the rating tokens alone, and the mean rating under it. No token is written or fed back.
@@ -546,7 +549,7 @@ def rank_candidates(model, batch: Batch, decode: str = "greedy") -> Tensor:
         decode: "greedy": m steps, each the likeliest identifier not yet out, fed back, with a KV
             cache; "first": sort the identifiers' logits of the first step: one step, no feedback;
             "ratings": sort what the model *knows*, its `expected_ratings`: nothing is written.
-    Returns: (B, m) long, item indices from best to worst. Ties go to the lower item index, which
+    Returns: (B, m) long, candidate indices from best to worst. Ties go to the lower index, which
         means nothing (breaking them by slot would let a dead model copy the displayed order).
     Raises: AlroError if a logit is not finite; ValueError for another decode.
     Source: PAPER (summary M), the ranking is what the model writes. GUESS: greedy, constrained to
@@ -558,28 +561,28 @@ def rank_candidates(model, batch: Batch, decode: str = "greedy") -> Tensor:
         return expected_ratings(model, batch).argsort(dim=-1, descending=True, stable=True)
     model = backbone(model)
     # Stage 1: read the prompts.
-    input_ids, mask, position_ids = prompts_at_the_right_edge(batch)
+    next_place = batch.prompt_tokens.unsqueeze(-1)  # (B, 1) just after the prompt
+    input_ids, mask, position_ids = at_the_right_edge(batch.input_ids, next_place)
     output = model.base_model(input_ids=input_ids, attention_mask=mask, position_ids=position_ids,
                               use_cache=decode == "greedy")
-    logits = next_item_logits(model, output, batch)  # (B, m)
+    logits = next_candidate_logits(model, output, batch)  # (B, m)
     if decode == "first":
         return logits.argsort(dim=-1, descending=True, stable=True)
     # Stage 2: write the identifiers, each the likeliest of those that are left.
-    tokens = batch.item_tokens()  # (B, m)
+    tokens = batch.candidate_tokens()  # (B, m)
     already_out = torch.zeros_like(logits, dtype=torch.bool)  # (B, m)
-    next_place = batch.prompt_tokens.unsqueeze(-1)  # (B, 1) just after the prompt
-    item = logits.argmax(-1, keepdim=True)  # (B, 1)
-    ranking = [item]
+    candidate = logits.argmax(-1, keepdim=True)  # (B, 1)
+    ranking = [candidate]
     for step in range(1, logits.shape[-1]):
-        already_out = already_out.scatter(-1, item, True)
+        already_out = already_out.scatter(-1, candidate, True)
         mask = torch.cat([mask, torch.ones_like(next_place)], dim=-1)  # (B, T + step)
         output = model.base_model(
-            input_ids=tokens.gather(-1, item), attention_mask=mask,
+            input_ids=tokens.gather(-1, candidate), attention_mask=mask,
             position_ids=next_place + step - 1,
             past_key_values=output.past_key_values, use_cache=True)
-        logits = next_item_logits(model, output, batch)  # (B, m)
-        item = logits.masked_fill(already_out, -torch.inf).argmax(-1, keepdim=True)  # (B, 1)
-        ranking.append(item)
+        logits = next_candidate_logits(model, output, batch)  # (B, m)
+        candidate = logits.masked_fill(already_out, -torch.inf).argmax(-1, keepdim=True)  # (B, 1)
+        ranking.append(candidate)
     return torch.cat(ranking, dim=-1)
 
 
@@ -595,8 +598,8 @@ def main() -> None:
     for slots in ([0, 1, 2], [2, 0, 1]):
         print(build_prompt([("Heat (1995)", 4)], titles, slots), end="\n\n")
 
-    # Row k: what output position k emits when the positions before it emitted the gold items; by
-    # item, not by slot. In the other displayed order the model takes Babe for Casino.
+    # Row k: what output position k emits when those before it emitted the gold candidates; by
+    # candidate, not by slot. In the other displayed order the model takes Babe for Casino.
     y = torch.tensor([[[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.2, 0.2, 0.6]]], requires_grad=True)
     other = y.detach()[..., [0, 2, 1]]
     print("y (row k: output position k; columns: Fargo, Casino, Babe)", y.detach()[0], sep="\n")
@@ -605,7 +608,7 @@ def main() -> None:
 
     tau = gold_rank(ratings)
     print("gold rank tau", tau[0], sep="\n")
-    print("soft rank of item 1 at gamma 10, from its column of y (.6 .2 .2):")
+    print("soft rank of candidate 1 at gamma 10, from its column of y (.6 .2 .2):")
     print("  (1 e^6 + 2 e^2 + 3 e^2) / (e^6 + e^2 + e^2) =", f"{soft_rank(y, 10)[0, 0].item():.4f}")
     for gamma in (1, 10, 100):
         mine, blind = soft_rank(y, gamma).detach()[0], soft_rank(blind_probs(order), gamma)[0]

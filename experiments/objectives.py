@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from alro import (
-    alro_loss, lambda_loss, rank_of, remaining, soft_rank)
-from runs import check_input
+    alro_loss, lambda_loss, permutation_loss, rank_of, remaining, soft_rank)
+from plumbing.flags import check_input
 from train import model_outputs, references
 
 
@@ -22,7 +22,7 @@ def paper_objective(outputs, batch, cfg, **changed) -> dict[str, Tensor]:
     order = batch.order[:len(log_probs)]  # (B, m)
     ratings = batch.ratings[:len(log_probs)]  # (B, m)
     settings = {"alpha": cfg.alpha, "beta": cfg.beta, "gamma": cfg.gamma, "sigma": cfg.sigma,
-                "through_target": cfg.through_target, **rating_terms, **changed}
+                **rating_terms, **changed}
     return alro_loss(log_probs, order, ratings, other_log_probs=other_log_probs, **settings)
 
 
@@ -131,6 +131,18 @@ def both_displays_losses(model, batch, cfg) -> dict[str, Tensor]:
     terms = both_orders_losses(model, batch, cfg)
     terms["total"] = terms["total"] - cfg.beta * terms["psl"]
     return terms
+
+
+def detached_target_losses(model, batch, cfg) -> dict[str, Tensor]:
+    """As train.losses, but PSL's target is fixed: no gradient flows into y, only into y'."""
+    outputs = model_outputs(model, batch, cfg)
+    terms = paper_objective(outputs, batch, cfg, beta=0)
+    log_probs, other_log_probs, _rating_terms = outputs
+    if other_log_probs is not None:
+        target = log_probs.log_softmax(-1).detach()  # (B, m, m)
+        terms["psl"] = permutation_loss(target, other_log_probs.log_softmax(-1))
+        terms["total"] = terms["total"] + cfg.beta * terms["psl"]
+    return with_references(terms, batch, cfg)
 
 
 # ---- No ranking loss at all ----------------------------------------------------------------------

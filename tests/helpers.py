@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from oracles import OneDevice  # noqa: F401 (test_model.py takes it from here)
 
 import data
-import runs
+from plumbing import flags
+from plumbing import folder as run_folder
 import train
 from alro import AlroError
 
@@ -20,8 +21,7 @@ FORK = multiprocessing.get_context("fork")
 def demo_config(**more) -> train.TrainConfig:
     """12 steps of 8 lists, validated and saved every 4; the test lists are left alone."""
     return train.TrainConfig(**{
-        "steps": 12, "batch_size": 8, "valid_every": 4, "valid_limit": 5, "test_at_end": False,
-        "log_every": 1, **more})
+        "steps": 12, "batch_size": 8, "valid_every": 4, "valid_lists": 5, "test_lists": 0, **more})
 
 
 def demo_run(out, **more) -> tuple:
@@ -33,8 +33,7 @@ def csv_run(world, out, m=3, history_size=4, **more) -> tuple:
     """What train.train takes for a run of six steps on ratings in the csv layout (fixture world)."""
     data_cfg = data.DataConfig("csv", str(world), list_size=m, history_size=history_size)
     cfg = train.TrainConfig(**{
-        "steps": 6, "batch_size": 4, "valid_every": 3, "valid_limit": 3, "test_at_end": False,
-        "log_every": 1, **more})
+        "steps": 6, "batch_size": 4, "valid_every": 3, "valid_lists": 3, "test_lists": 0, **more})
     return data_cfg, cfg, train.RunConfig(out=str(out))
 
 
@@ -55,7 +54,7 @@ def crash_at(step: int):
 def log_of(out) -> list[dict]:
     """The rows of a run's log, less how fast it was."""
     return [{name: value for name, value in row.items() if name != "tokens_per_second"}
-            for row in runs.read_log(Path(out))]
+            for row in run_folder.read_log(Path(out))]
 
 
 def state_of(out) -> dict:
@@ -64,13 +63,14 @@ def state_of(out) -> dict:
 
 def saved_step(out) -> int:
     """The step of the last checkpoint."""
-    return state_of(out)["progress"]["step"]
+    return state_of(out)["step"]
 
 
 def assert_same_weights(one, other):
     """Equal steps and weights, bit for bit, of two folders' checkpoints."""
     one, other = state_of(one), state_of(other)
-    assert one["progress"] == other["progress"] and one["weights"].keys() == other["weights"].keys()
+    assert (one["step"], one["best"]) == (other["step"], other["best"])
+    assert one["weights"].keys() == other["weights"].keys()
     for name, weight in one["weights"].items():
         assert torch.equal(weight, other["weights"][name]), name
 
@@ -118,7 +118,7 @@ def one_line(call, *arguments, **options) -> str:
 def said(call, *arguments) -> str:
     """What a script's user sees when its main fails: one line, no traceback."""
     with pytest.raises(SystemExit) as stop:
-        runs.run_script(lambda: call(*arguments))
+        flags.run_script(lambda: call(*arguments))
     message = str(stop.value)
     assert message.startswith("error: ") and len(message.splitlines()) == 1, message
     return message
@@ -146,23 +146,3 @@ def from_child(function, *arguments):
     outcome = pipe.recv()
     process.join()
     return outcome
-
-
-# ---- No GPU needed ---------------------------------------------------------------------------------------------------
-
-class OneDevice(TorchDispatchMode):
-    """Inside `with`: an operation on tensors of two devices is an error, as on a GPU; single numbers may lie anywhere.
-
-    With tensors of the `meta` device, which have a shape and no content, it finds without a GPU a tensor that was
-    made on the wrong device. (Meta alone would let gather, indexing and matrix products pass.) Whatever is asked
-    about the content is answered with yes.
-    """
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        leaves = torch.utils._pytree.tree_leaves((args, kwargs or {}))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.dim() > 0]
-        devices = {tensor.device.type for tensor in tensors}
-        assert len(devices) < 2, f"{operation} on tensors of {devices}"
-        if operation is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
-            return True
-        return operation(*args, **(kwargs or {}))

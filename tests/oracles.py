@@ -1,10 +1,13 @@
-"""Slow double loops on plain floats, written from the paper's equations.
+"""Slow double loops on plain floats, written from the paper's equations; and, at the end, a device that needs no GPU.
 
 They share nothing with the code, so they cannot share a mistake of indexing or broadcasting with it.
 A list is a Python list here; the index of an item is its place in it.
 """
 import itertools
 import math
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def oracle_soft_rank(y, gamma):
@@ -56,3 +59,23 @@ def oracle_ndcg(ratings, order, k):
         return sum((2 ** r - 1) / math.log2(1 + place) for place, r in enumerate(values[:k], 1))
     ideal = dcg(sorted(ratings, reverse=True))
     return dcg([ratings[i] for i in order]) / ideal if ideal else 1.0
+
+
+# ---- No GPU needed ---------------------------------------------------------------------------------------------------
+
+class OneDevice(TorchDispatchMode):
+    """Inside `with`: an operation on tensors of two devices is an error, as on a GPU; single numbers may lie anywhere.
+
+    With tensors of the `meta` device, which have a shape and no content, it finds without a GPU a tensor that was
+    made on the wrong device. (Meta alone would let gather, indexing and matrix products pass.) Whatever is asked
+    about the content is answered with yes.
+    """
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        leaves = torch.utils._pytree.tree_leaves((args, kwargs or {}))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.dim() > 0]
+        devices = {tensor.device.type for tensor in tensors}
+        assert len(devices) < 2, f"{operation} on tensors of {devices}"
+        if operation is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return True
+        return operation(*args, **(kwargs or {}))

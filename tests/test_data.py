@@ -1,4 +1,5 @@
-"""data.py: files of five layouts to ratings, ratings to lists, lists to batches; and what `python data.py` shows.
+"""data.py: files of five layouts to ratings, ratings to lists, lists to batches; what `python data.py` and
+`python -m experiments.describe` show.
 
 The oracles (splits, k-core, NDCG) are written from DESIGN.md, slowly, on plain Python. Damaged files: tests/trust.
 """
@@ -20,7 +21,10 @@ from worlds import (
 import alro
 import data
 from data import DataConfig
-from model import encode, load_tokenizer
+from experiments import describe
+from plumbing.folder import sha256
+from plumbing.model import load_tokenizer, tokenise
+from plumbing.world import FILMS, GENRES, NEW_FILMS
 
 # ---- Files to ratings -----------------------------------------------------------------------------------------------
 
@@ -30,13 +34,15 @@ def test_layouts_load_to_what_they_say(tmp_path, layout, end):
     """Half stars, quoted titles with commas, latin-1, joined years, byte-order mark, CRLF, blank lines, no year."""
     ratings = read(write(tmp_path, layout, end=end, mark=b"\xef\xbb\xbf" * (end == "\r\n")), layout)
     assert rows_of(ratings) == {(u, i, float(r), float(t)) for u, i, r, t in LINES}
-    assert dict(zip(ratings.items, ratings.titles)) == TITLES
-    assert ratings.noun == ("movie" if layout.startswith("ml-") else "item") and ratings.rating_range == (0.5, 5.0)
-    order = list(zip(ratings.user, ratings.timestamp, ratings.item))
+    columns, words = ratings
+    assert dict(zip(columns.items, columns.titles)) == TITLES and words.texts == columns.titles
+    assert words.noun == columns.noun == ("movie" if layout.startswith("ml-") else "item")
+    assert words.scale == (0.5, 5.0) and words.levels == [0.5, 3.5, 4.0, 5.0]
+    order = list(zip(columns.user, columns.timestamp, columns.item))
     assert order == sorted(order)
     if layout == "recbole":  # the year column is optional, and so is the prefix of the title's
         (tmp_path / "x.item").write_text("item_id:token\ttitle:token\n1\tHeat\n2\tBabe\n10\tFargo\n")
-        assert read(tmp_path, layout).titles == ["Heat", "Babe", "Fargo"]
+        assert read(tmp_path, layout).columns.titles == ["Heat", "Babe", "Fargo"]
 
 
 # ---- Cleaning a dataset ---------------------------------------------------------------------------------------------
@@ -48,11 +54,12 @@ def test_last_duplicate_by_time_counts(tmp_path):
         random.Random(seed).shuffle(lines)
         ratings = read(write(tmp_path, "csv", lines), "csv")
         assert rows_of(ratings) == {("1", "1", 2, 30), ("1", "2", 4, 10)}
-        assert ratings.counts["duplicates dropped"] == 3 and ratings.counts["ratings read"] == 5
+        counts = ratings.columns.counts
+        assert counts["duplicates dropped"] == 3 and counts["ratings read"] == 5
 
 
 @every_layout
-@pytest.mark.parametrize("options", [{}, {"k_core": 5}, {"max_users": 7}])
+@pytest.mark.parametrize("options", [{}, {"k_core": 5}])
 def test_order_of_lines_changes_nothing(tmp_path, layout, options):
     """Shuffled lines, duplicates among them, give equal arrays and equal lists."""
     lines, titles, results = many() + many(seed=1)[:50], [(str(i), f"Title {i} (1995)") for i in range(40)], []
@@ -62,9 +69,10 @@ def test_order_of_lines_changes_nothing(tmp_path, layout, options):
         cfg = DataConfig(layout, str(write(tmp_path, layout, lines, titles)), list_size=3, **options)
         ratings = data.load(cfg)
         *lists, fit = data.split(ratings, cfg)
-        results.append({**vars(ratings), **fit, "sha256": list(map(data.sha256, lists))})
+        columns, words = ratings
+        results.append({**columns._asdict(), **words._asdict(), **fit, "sha256": list(map(sha256, lists))})
     changed = [dataclasses.replace(lists[2][0], **{name: None}) for name in vars(lists[2][0])]
-    assert len({data.sha256([one]) for one in [lists[2][0], *changed]}) == 7  # the hash sees every field
+    assert len({sha256([one]) for one in [lists[2][0], *changed]}) == 7  # the hash sees every field
     for name, value in results[0].items():
         assert np.array_equal(value, results[1][name]), name
 
@@ -72,13 +80,13 @@ def test_order_of_lines_changes_nothing(tmp_path, layout, options):
 def test_ids_are_sorted_and_titles_cleaned(tmp_path):
     """Ids sort as numbers where all are digits; an empty title becomes `item <id>`; what was cleaned is counted."""
     for ids in (["09", "9", "10", "100"], ["10", "9", "a"]):
-        ratings = read(write(tmp_path, "csv", [(i, j, "3", "0") for i in ids[::-1] for j in ids[::-1]]), "csv")
-        assert ratings.users == ratings.items == ids
-        assert ratings.item.tolist() == list(range(len(ids))) * len(ids)  # one time for all: in the order of items
+        columns = read(write(tmp_path, "csv", [(i, j, "3", "0") for i in ids[::-1] for j in ids[::-1]]), "csv").columns
+        assert columns.users == columns.items == ids
+        assert columns.item.tolist() == list(range(len(ids))) * len(ids)  # one time for all: in the order of items
     titles = {"1": "", "2": "A\x00\x1b  B\u2028C", "4": "  Plain ", "5": "\x01", "99": "of\tno rating"}
-    ratings = read(write(tmp_path, "csv", [("1", item, "3", "0") for item in "12345"], titles), "csv")
-    assert ratings.titles == ["item 1", "A B C", "item 3", "Plain", "item 5"]
-    assert ratings.counts["titles cleaned"] == 2 and ratings.counts["titles missing or empty"] == 3
+    columns = read(write(tmp_path, "csv", [("1", item, "3", "0") for item in "12345"], titles), "csv").columns
+    assert columns.titles == ["item 1", "A B C", "item 3", "Plain", "item 5"]
+    assert columns.counts["titles cleaned"] == 2 and columns.counts["titles missing or empty"] == 3
 
 
 def test_k_core(tmp_path):
@@ -92,23 +100,9 @@ def test_k_core(tmp_path):
             core = {(u, i) for u, i in kept if sum(u == v for v, _ in kept) >= k and sum(i == j for _, j in kept) >= k}
         ratings = read(tmp_path, "csv", k_core=k)
         assert 0 < len(kept) < len(lines) and {row[:2] for row in rows_of(ratings)} == kept
-        assert ratings.counts["dropped by --k_core"] == len(lines) - len(kept)
+        assert ratings.columns.counts["dropped by --k_core"] == len(lines) - len(kept)
     with refused("k_core"):
         read(tmp_path, "csv", k_core=7)
-
-
-def test_max_users(tmp_path):
-    """So many users are kept, whole; fewer are a subset of more; more than there are is all of them."""
-    lines = many()
-    write(tmp_path, "csv", lines)
-    four, seven, all_of_them = (read(tmp_path, "csv", max_users=n) for n in (4, 7, 99))
-    assert (len(four.users), len(seven.users), len(all_of_them.users)) == (4, 7, 12)
-    assert rows_of(four) < rows_of(seven) < rows_of(all_of_them)
-    assert {row[:2] for row in rows_of(four)} == {line[:2] for line in lines if line[0] in four.users}
-    assert four.users == ["1", "3", "5", "9"]  # by a hash of the id that never changes, not the first
-    for ratings in four, all_of_them:
-        assert ratings.counts["ratings read"] == len(lines)
-        assert ratings.counts["dropped by --max_users"] == len(lines) - len(ratings.rating)
 
 
 # ---- Ratings to lists -----------------------------------------------------------------------------------------------
@@ -118,19 +112,19 @@ def test_split_against_the_design(tmp_path, m, history_size, stride):
     """DESIGN.md, "Splits", word by word: ends of windows, history, rows a rival may be fitted on; and `shown`."""
     cfg = DataConfig("csv", str(write(tmp_path, "csv", many())), False, m, history_size, stride=stride)
     ratings = data.load(cfg)
-    splits = data.split(ratings, cfg)
+    columns, splits = ratings.columns, data.split(ratings, cfg)
     expected, taken = {"train": [], "valid": [], "test": []}, {"train": set(), "valid": set(), "test": set()}
-    for user in range(len(ratings.users)):
-        mine = [n for n in range(len(ratings.user)) if ratings.user[n] == user]
-        mine.sort(key=lambda n: (ratings.timestamp[n], int(ratings.items[ratings.item[n]])))
-        rated = [(int(ratings.item[n]), float(ratings.rating[n])) for n in mine]
+    for user in range(len(columns.users)):
+        mine = [n for n in range(len(columns.user)) if columns.user[n] == user]
+        mine.sort(key=lambda n: (columns.timestamp[n], int(columns.items[columns.item[n]])))
+        rated = [(int(columns.item[n]), float(columns.rating[n])) for n in mine]
         ends = [("train", len(mine) - 2 * m - i * stride) for i in range(100)]
         for name, end in [("test", len(mine)), ("valid", len(mine) - m), *ends]:
             if end - m >= 5:
                 history = rated[max(0, end - m - history_size):end - m]
                 expected[name].append((user, history, sorted(rated[end - m:end])))
                 taken[name] |= set(mine[end - m:end])
-    popular = [sum(ratings.item[n] == item for n in splits.fit["train"]) for item in range(len(ratings.items))]
+    popular = [sum(columns.item[n] == item for n in splits.fit["train"]) for item in range(len(columns.items))]
     for name, lists in zip(expected, splits):
         found = [(one.user, one.history, sorted(zip(one.items, one.ratings))) for one in lists]
         assert sorted(found) == sorted(expected[name]) and (found or name == "train")
@@ -139,7 +133,7 @@ def test_split_against_the_design(tmp_path, m, history_size, stride):
             assert not {item for item, _ in one.history} & set(one.items)  # no candidate in its own history
             counts = [popular[one.items[i]] for i in one.shown]
             assert counts == sorted(counts, reverse=True)  # real data: popularity among the training ratings
-    every = set(range(len(ratings.user)))
+    every = set(range(len(columns.user)))
     assert set(splits.fit["test"].tolist()) == every - taken["test"]
     assert set(splits.fit["valid"].tolist()) == every - taken["test"] - taken["valid"] >= set(splits.fit["train"])
     ids = [one.list_id for lists in splits[:3] for one in lists]
@@ -147,37 +141,43 @@ def test_split_against_the_design(tmp_path, m, history_size, stride):
 
 
 def test_synthetic_world():
-    """`expected` ranks best, `shown` is a fair retriever, an index says nothing about time; seed and noun work."""
+    """`expected` ranks best, `shown` is a fair retriever, an index says nothing about time; the world is always the
+    same, its rows are in order, its items all rated; noun works."""
     cfg = DataConfig()
-    ratings = data.synthetic(cfg, n_users=80)
-    splits = data.split(ratings, cfg)
+    ratings = data.load(cfg, n_users=80)
+    columns, splits = ratings.columns, data.split(ratings, cfg)
     *lists, _ = splits
-    assert ratings.expected.shape == (len(ratings.users), len(ratings.items))
-    new = {i for i, title in enumerate(ratings.titles) if title.split()[0] in data.FILMS[-data.NEW_FILMS:]}
+    assert columns.expected.shape == (len(columns.users), len(columns.items))
+    new = {i for i, title in enumerate(columns.titles) if title.split()[0] in FILMS[-NEW_FILMS:]}
     for name in ("train", "valid", "test"):  # nobody has rated a new film before the test lists
-        assert new.isdisjoint(ratings.item[splits.fit[name]].tolist())
+        assert new.isdisjoint(columns.item[splits.fit[name]].tolist())
     assert {len(new & set(one.items)) for one in splits.test} == {2}
-    genre = np.array([title.split()[1] for title in ratings.titles])
+    genre = np.array([title.split()[1] for title in columns.titles])
     for user in range(80):  # each user loves one genre, whatever the films' quality
-        means = [ratings.expected[user, genre == name].mean() for name in data.GENRES]
+        means = [columns.expected[user, genre == name].mean() for name in GENRES]
         assert abs(means[0] - means[1]) > 1.8
-    assert np.ptp(ratings.expected[:, sorted(new)] % 2) == 0  # a new film: 4 or 2, as its genre says
+    assert np.ptp(columns.expected[:, sorted(new)] % 2) == 0  # a new film: 4 or 2, as its genre says
 
     def mean_ndcg(order_of):
         dcg = [[sum((2 ** one.ratings[i] - 1) / math.log2(k + 2) for k, i in enumerate(order)) for order in (
             order_of(one), sorted(range(6), key=lambda i, one=one: -one.ratings[i]))] for one in lists[2]]
         return sum(value / ideal for value, ideal in dcg) / len(dcg)
 
-    oracle = mean_ndcg(lambda one: sorted(range(6), key=lambda i: -ratings.expected[one.user, one.items[i]]))
+    oracle = mean_ndcg(lambda one: sorted(range(6), key=lambda i: -columns.expected[one.user, one.items[i]]))
     chance = mean_ndcg(lambda one: data.random_slots(6, one.list_id))
     assert oracle > 0.98 > mean_ndcg(lambda one: one.shown) > 0.9 > 0.85 > chance
-    time = {(u, i): t for u, i, t in zip(ratings.user, ratings.item, ratings.timestamp)}
+    time = {(u, i): t for u, i, t in zip(columns.user, columns.item, columns.timestamp)}
     times = [[time[one.user, i] for i in one.items] for part in lists for one in part]
     for pick in (max, min):  # the place of the latest and of the earliest candidate is uniform over 0..m-1
         counts, share = np.bincount([row.index(pick(row)) for row in times], minlength=6), len(times) / 6
         assert ((counts - share) ** 2 / share).sum() < 20.5  # chi-square, 5 degrees of freedom: p = 0.001
-    one, same, other = (data.synthetic(DataConfig(data_seed=s, noun="song"), n_users=3) for s in (0, 0, 1))
-    assert rows_of(one) == rows_of(same) != rows_of(other) and one.noun == "song"
+    for new_films in (2, 0):
+        columns = data.load(DataConfig(new_films=new_films), n_users=80).columns
+        order = list(zip(columns.user, columns.timestamp, columns.item))
+        assert order == sorted(order) and {*columns.item.tolist()} == {*range(len(columns.titles))}
+        assert columns.expected.shape == (80, len(columns.items)) and len(columns.titles) == 36 + 6 * new_films
+    one, same, other = (data.load(DataConfig(new_films=n, noun="song"), n_users=3) for n in (2, 2, 1))
+    assert rows_of(one) == rows_of(same) != rows_of(other) and one.words.noun == "song"
 
 
 # ---- Lists to batches -----------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_batch(kind):
     `candidate_at` is where each candidate's identifier stands, whose token before belongs to its own line."""
     tokenizer, m = byte_level(kind == "byte, digits"), 3
     special = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert special in tokenizer("Heat <|im_end|>").input_ids  # so it would, were it not for `encode`
+    assert special in tokenizer("Heat <|im_end|>").input_ids  # so it would, were it not for `tokenise`
 
     @given(st.lists(hostile, min_size=3, max_size=8), *[st.permutations(range(3))] * 2)
     @example(HOSTILE, [0, 1, 2], [1, 2, 0])
@@ -207,9 +207,8 @@ def test_batch(kind):
         histories = [], [(i, min(i, 10) / 2) for i in range(3, len(titles))]
         lists = [data.RankingList("x", 0, history, [0, 1, 2], [1.0, 2.0, 3.5], [0, 1, 2]) for history in histories]
         orders = torch.tensor([order, slots])
-        batch, shortened = encoder.batch(lists, [slots, order], orders)
-        prompts, shortened_prompts = encoder.batch(lists, [slots, order])
-        assert shortened == shortened_prompts == []
+        batch = encoder.encode(lists, [slots, order], orders)
+        prompts = encoder.encode(lists, [slots, order])
         assert prompts.history_at.shape == prompts.history_rated.shape == (2, 0)
         assert torch.equal(prompts.candidate_at, batch.candidate_at) and (prompts.candidate_rated == -100).all()
         assert batch.ratings.tolist() == [[1.0, 2.0, 3.5]] * 2 and torch.equal(batch.order, orders)
@@ -217,9 +216,9 @@ def test_batch(kind):
             text = alro.build_prompt([(titles[i], rating) for i, rating in history], titles[:3],
                                      batch.slots[b].tolist(), "movie", encoder.words.scale)
             answer = [alro.IDENTIFIERS[[slots, order][b].index(item)] for item in orders[b].tolist()]
-            alone, whole = (encode(encoder.tokenizer, [t]).input_ids[0] for t in (text, text + "".join(answer)))
+            alone, whole = (tokenise(encoder.tokenizer, [t]).input_ids[0] for t in (text, text + "".join(answer)))
             ids, prompt = batch.input_ids[b].tolist(), prompts.input_ids[b].tolist()
-            assert ids[:len(whole)] == whole == alone + batch.item_tokens()[b][orders[b]].tolist()
+            assert ids[:len(whole)] == whole == alone + batch.candidate_tokens()[b][orders[b]].tolist()
             assert list(map(decode, whole[len(alone):])) == answer
             assert batch.prompt_tokens[b] == prompts.prompt_tokens[b] == len(alone) and prompt[:len(alone)] == alone
             assert set(ids[len(whole):]) | set(prompt[len(alone):]) <= {0}  # pads
@@ -233,11 +232,11 @@ def test_batch(kind):
             assert whole_ratings == [f"{rating:g}" for _, rating in history]
             assert all(map(all, rated))  # neither the space before a rating nor the end of its line
             at = batch.candidate_at[b].tolist()
-            assert [ids[t] for t in at] == batch.item_tokens()[b].tolist()
+            assert [ids[t] for t in at] == batch.candidate_tokens()[b].tolist()
             # What has been read before the identifier ends with the candidate's own line, as far as "->".
             for item, place in enumerate(at):
                 before = text[:text.rindex(f" ->{answer[orders[b].tolist().index(item)]}\n") + 3]
-                assert ids[:place] == encode(encoder.tokenizer, [before]).input_ids[0]
+                assert ids[:place] == tokenise(encoder.tokenizer, [before]).input_ids[0]
 
     check()
 
@@ -252,12 +251,12 @@ def test_a_candidates_rating_is_one_token_or_no_target(kind, levels):
     titles = ["Heat", "Babe", "Fargo"]
     tokenizer = word_level(titles) if kind == "word" else byte_level(kind == "byte, digits")
     encoder = encoder_of(tokenizer, titles, 3, levels=LEVELS[levels])
-    texts = [encode(tokenizer, [f"Heat: {level:g}"]).input_ids[0] for level in LEVELS[levels]]
+    texts = [tokenise(tokenizer, [f"Heat: {level:g}"]).input_ids[0] for level in LEVELS[levels]]
     whole = len({*map(len, texts)}) == 1 and len({tokens[-1] for tokens in texts}) == len(texts)
     if kind == "word" and levels == "one to ten":  # its catalogue has half stars up to 5: 10 is no word
         whole = False
     one = data.RankingList("x", 0, [], [0, 1, 2], LEVELS[levels][:3], [0, 1, 2])
-    batch, _ = encoder.batch([one], [[1, 2, 0]], torch.tensor([[0, 1, 2]]))
+    batch = encoder.encode([one], [[1, 2, 0]], torch.tensor([[0, 1, 2]]))
     assert encoder.levels.tolist() == LEVELS[levels] * whole
     assert batch.candidate_rated[0].tolist() == [tokens[-1] if whole else -100 for tokens in texts[:3]]
     assert whole or (kind, levels) != ("byte, digits", "one to five")  # the test is of something
@@ -271,7 +270,7 @@ def test_a_candidates_rating_changes_no_input_token(ratings, slots, order):
     one = data.RankingList("x", 0, [(3, 4.0)], [0, 1, 2], [3.0, 3.0, 3.0], [0, 1, 2])
     other = dataclasses.replace(one, ratings=ratings)
     gold = torch.tensor([order])
-    first, second = (encoder.batch([ranking_list], [slots], gold)[0] for ranking_list in (one, other))
+    first, second = (encoder.encode([ranking_list], [slots], gold) for ranking_list in (one, other))
     assert second.candidate_rated[0].tolist() == [encoder.token_of_level[rating] for rating in ratings]
     for name in set(first._fields) - {"ratings", "candidate_rated"}:
         assert torch.equal(getattr(first, name), getattr(second, name)), name
@@ -281,14 +280,14 @@ FILM_TOKENS = word_level(["Heat", "Babe", "Fargo", "Casino"])
 
 
 def test_the_prompt_is_the_designs_word_by_word():
-    """DESIGN.md, "The prompt", with and without ratings in the history, for other words and another scale."""
+    """DESIGN.md, "The prompt", for other words and another scale, too."""
     slots = [1, 0]
     films = alro.build_prompt([("Heat (1995)", 4.0), ("Babe  (1995)\n", 4.5)], ["Casino (1995)", "Fargo (1996)"], slots)
     assert films == ("A user rated these movies (1 = worst, 5 = best):\nHeat (1995): 4\nBabe (1995): 4.5\n"
                      "Rank these movies from most to least liked by this user:\n"
                      "Fargo (1996) -> A\nCasino (1995) -> B\nRanking:")
-    songs = alro.build_prompt([("Help!", None)], ["Yesterday", "Girl"], slots, "song", (0.5, 10))
-    assert songs == ("A user rated these songs (0.5 = worst, 10 = best):\nHelp!\n"
+    songs = alro.build_prompt([("Help!", 0.5)], ["Yesterday", "Girl"], slots, "song", (0.5, 10))
+    assert songs == ("A user rated these songs (0.5 = worst, 10 = best):\nHelp!: 0.5\n"
                      "Rank these songs from most to least liked by this user:\nGirl -> A\nYesterday -> B\nRanking:")
 
 
@@ -303,50 +302,148 @@ def test_prompt_has_one_line_for_each_candidate(history, titles, rng):
     assert lines[start:-1] == [f"{alro.clean_text(titles[i])} -> {letter}" for i, letter in zip(slots, "ABCDE")]
 
 
-def test_long_prompts_lose_the_oldest_history():
-    """As much history as fits, the newest, every candidate; the list's id is returned; no room at all is an error."""
-    titles, m = [f"Title {i}" for i in range(14)], 6
-    one = data.RankingList("7/x", 0, [(i, 3.5) for i in range(6, 14)], list(range(6)), [3.0] * 6, [5, 4, 3, 2, 1, 0])
-    tokenizer = word_level(titles)
-    full = data.list_prompt(encoder_of(tokenizer, titles, m).words, one, one.shown).split("\n")
+TITLES_OF_800 = [f"Title {i}" + " again" * (i % 5) for i in range(806)]  # of 2 to 6 words
+BYTES, WORDS = byte_level(), word_level(TITLES_OF_800)
+
+
+def list_of(ratings_of_history, m=6):
+    """A list of the first m titles, with as many ratings of others before it."""
+    history = [(m + i, i % 10 / 2 + 0.5) for i in range(ratings_of_history)]
+    return data.RankingList("7/x", 0, history, list(range(m)), [3.0] * m, list(range(m))[::-1])
+
+
+def length_of(encoder, ranking_list):
+    prompt = data.list_prompt(encoder.words, ranking_list, ranking_list.shown)
+    return len(tokenise(encoder.tokenizer, [prompt]).input_ids[0])
+
+
+@pytest.mark.parametrize("tokenizer", [WORDS, BYTES], ids=["word", "byte"])
+def test_long_histories_lose_their_oldest_ratings(tokenizer):
+    """The newest ratings stay, as many as fit, and every candidate; a list that fits is left as it is; how many were
+    cut is returned. What comes out can be encoded, in any displayed order, with its answer."""
+    m, one = 6, list_of(8)
+    encoder = encoder_of(tokenizer, TITLES_OF_800, m)
+    lines = data.list_prompt(encoder.words, one, one.shown).split("\n")
     for kept in range(8, -1, -1):
-        text = "\n".join(full[:1] + full[9 - kept:])  # the header, `kept` lines of history, the rest
-        encoder = encoder_of(tokenizer, titles, m, len(tokenizer(text).input_ids) + m)
-        batch, shortened = encoder.batch([one], [one.shown], torch.tensor([range(m)]))
-        assert tokenizer.decode(batch.input_ids[0, :-m]) == text and batch.input_ids.shape[1] == encoder.max_length
-        assert shortened == ([] if kept == 8 else ["7/x"])
-    encoder.max_length -= 1
-    with refused("7/x"):
-        encoder.batch([one], [one.shown])
+        text = "\n".join(lines[:1] + lines[9 - kept:])  # the header, `kept` lines of history, the rest
+        length = len(tokenise(tokenizer, [text]).input_ids[0])
+        for spare in (0, 1):  # one token short, and the next rating goes, too
+            encoder.max_length = length + 2 * m - spare  # an answer, and as much for other displays
+            fitting, n_shortened = data.fit_histories([one, list_of(0)], encoder)
+            cut = fitting[0]
+            left = max(0, kept - spare)
+            assert cut == dataclasses.replace(one, history=one.history[8 - left:]) and fitting[1] == list_of(0)
+            assert n_shortened == (left < 8)
+            assert (cut is one) == (left == 8)
+            for slots in one.shown, one.shown[::-1], [2, 0, 5, 1, 3, 4]:
+                batch = encoder.encode([cut], [slots], torch.tensor([range(m)]))
+                assert batch.input_ids.shape[1] <= encoder.max_length
+                assert batch.history_rated.shape[1] >= left and batch.candidate_at.shape == (1, m)
+            if not spare:
+                assert tokenizer.decode(encoder.encode([cut], [one.shown]).input_ids[0]) == text
 
 
-# ---- python data.py -------------------------------------------------------------------------------------------------
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(0, 300), st.sampled_from([WORDS, BYTES]))
+def test_no_history_is_cut_more_than_it_must_be(histories, more, tokenizer):
+    """Property: each list by itself keeps the most of its newest ratings that leave room, against a slow loop."""
+    encoder, m = encoder_of(tokenizer, TITLES_OF_800, 6), 6
+    lists = [dataclasses.replace(list_of(n), list_id=f"{i}/x") for i, n in enumerate(histories)]
+    room = length_of(encoder, list_of(0)) + more
+    encoder.max_length = room + 2 * m
+    expected = []
+    for full in lists:
+        one = full
+        while length_of(encoder, one) > room:
+            one = dataclasses.replace(one, history=one.history[1:])
+        expected.append(one)
+    cut = sum(one != full for one, full in zip(expected, lists))
+    assert data.fit_histories(lists, encoder) == (expected, cut)
 
-def test_main_shows_a_dataset(monkeypatch, capsys, tmp_path):
-    """Users, lists, share of ties; one list in two displayed orders, whose answers are the same titles, best first."""
-    small = data.synthetic(DataConfig(), n_users=30)
-    monkeypatch.setattr(data, "synthetic", lambda cfg: small)
-    byte_level().save_pretrained(tmp_path)
-    text = data.main(["--dataset", "synthetic", "--model", str(tmp_path)])
+
+def test_what_does_not_fit_without_history_is_an_error():
+    """It loses all its history, and then encoding says which list it is and what to do."""
+    m, one = 6, list_of(8)
+    encoder = encoder_of(WORDS, TITLES_OF_800, m)
+    encoder.max_length = length_of(encoder, list_of(0)) + m - 1
+    lists, n_shortened = data.fit_histories([one], encoder)
+    assert lists == [list_of(0)] and n_shortened == 1
+    assert data.fit_histories([list_of(0)], encoder) == ([list_of(0)], 0)  # nothing left to cut
+    for unfit in one, list_of(0):
+        with refused("7/x.*--list_size"):
+            encoder.encode([unfit], [unfit.shown])
+    encoder.max_length += 1  # and this is all that it lacked
+    encoder.encode(lists, [one.shown])
+
+
+@pytest.mark.parametrize("tokenizer", [WORDS, BYTES], ids=["word", "byte"])
+@pytest.mark.parametrize("kept", [0, 1, 399, 400, 799, 800])
+def test_long_histories_are_cut_in_a_few_tokenisations(monkeypatch, tokenizer, kept):
+    """One of 800 ratings: by halving, not a rating at a time; what is surely short enough is not tokenised at all."""
+    seen, one = [], list_of(800)
+    encoder = encoder_of(tokenizer, TITLES_OF_800, 6)
+    newest = dataclasses.replace(one, history=one.history[800 - kept:])
+    encoder.max_length = length_of(encoder, newest) + 2 * 6
+
+    def counted(tokenizer, texts, **options):
+        seen.extend(texts)
+        return tokenise(tokenizer, texts, **options)
+    monkeypatch.setattr(data, "tokenise", counted)
+    assert data.fit_histories([one], encoder) == ([newest], kept < 800)
+    assert len(seen) <= 12  # 2^10 > 800; the whole, and the ends
+    seen.clear()
+    encoder.max_length = 10 ** 6
+    assert data.fit_histories([one] * 5, encoder) == ([one] * 5, 0) and not seen
+
+
+# ---- python data.py, python -m experiments.describe -----------------------------------------------------------------
+
+@pytest.fixture
+def small(monkeypatch):
+    """The synthetic world with 30 users, whatever asks for it."""
+    ratings = data.load(DataConfig(), n_users=30)
+    monkeypatch.setattr(data, "synthetic", lambda *_: ratings.columns)
+    return ratings
+
+
+def test_main_shows_a_dataset(small, capsys):
+    """Users, lists; one list in two displayed orders, whose answers are the same titles, best first."""
+    text = data.main(["--dataset", "synthetic"])
     assert capsys.readouterr().out == text + "\n"
-    *lists, _ = data.split(small, DataConfig())
-    pairs = [a == b for part in lists for one in part for a, b in itertools.combinations(one.ratings, 2)]
-    assert f"30 users, {len(small.items)} items, {len(small.rating)} ratings" in text
-    assert f"test: 30 lists of 6, {sum(one.informative for one in lists[2])} with two" in text
-    assert f"tied: {np.mean(pairs):.1%}" in text and " tokens, median" in text
+    columns, (*lists, _) = small.columns, data.split(small, DataConfig())
+    assert f"30 users, {len(columns.items)} items, {len(columns.rating)} ratings" in text
+    assert f"ratings read: {len(columns.rating)}\n" in text and "test: 30 lists of 6\n" in text
+    assert f"train: {len(lists[0])} lists of 6\nvalid: 30 lists of 6\n" in text
     answers = []
     for prompt in text.split("\n--- list ")[1:]:
         titles = {letter: title for title, letter in re.findall(r"(.*) -> ([A-Z])\n", prompt)}
         answers.append([titles[letter] for letter in re.search(r"Ranking:\[(.*)\]", prompt)[1].split()])
     assert len(answers) == 2 and answers[0] == answers[1] and len(set(answers[0])) == 6
-    rated = {small.titles[i]: rating for i, rating in zip(lists[2][-1].items, lists[2][-1].ratings)}
+    rated = {columns.titles[i]: rating for i, rating in zip(lists[2][-1].items, lists[2][-1].ratings)}
     assert [rated[title] for title in answers[0]] == sorted(rated.values(), reverse=True)
+
+
+def test_describe_tells_about_a_dataset(small, capsys, tmp_path):
+    """Users, lists, ratings, share of ties, lengths in words or, with a tokenizer, in tokens."""
+    byte_level().save_pretrained(tmp_path)
+    text = describe.main(["--dataset", "synthetic", "--model", str(tmp_path)])
+    assert capsys.readouterr().out == text + "\n"
+    columns, (*lists, _) = small.columns, data.split(small, DataConfig())
+    pairs = [a == b for part in lists for one in part for a, b in itertools.combinations(one.ratings, 2)]
+    assert f"30 users, {len(columns.items)} items, {len(columns.rating)} ratings" in text
+    assert f"test: 30 lists of 6, {sum(one.informative for one in lists[2])} with two" in text
+    assert f"tied: {np.mean(pairs):.1%}" in text and " tokens, median" in text
+    bars = {float(rating): int(count) for rating, count in re.findall(r"^rating (\S+): +(\d+) ", text, re.M)}
+    assert bars == {level: (columns.rating == level).sum() for level in small.words.levels}
+    prompts = [data.list_prompt(small.words, one, one.shown) for part in lists for one in part]
+    lengths = [len(prompt.split()) for prompt in prompts]
+    assert f"prompt: {min(lengths)} to {max(lengths)} words, median" in describe.main(["--dataset", "synthetic"])
 
 
 def test_nothing_to_rank_is_an_error(tmp_path):
     """A dataset too thin for lists, lists with a single rating each, a folder without a tokenizer."""
-    with refused("list_size"):
-        data.main(["--dataset", "csv", "--data_path", str(write(tmp_path, "csv"))])
+    for main in data.main, describe.main:
+        with refused("list_size"):
+            main(["--dataset", "csv", "--data_path", str(write(tmp_path, "csv"))])
     good, dull = (data.RankingList("x", 0, [], [0, 1], [3.0, r], [0, 1]) for r in (4.0, 3.0))
     assert data.informative([dull, good], "test") == [good]
     with refused("no test list"):

@@ -1,4 +1,5 @@
-"""Metrics against slow definitions, the bootstrap, the rows every table has, and evaluate.py as a user runs it."""
+"""Metrics against slow definitions, the bootstrap, the rows every table has; evaluate.py and experiments/compare.py,
+which sets several runs side by side, as a user runs them."""
 import itertools
 import json
 import shutil
@@ -14,8 +15,9 @@ from oracles import oracle_ndcg
 
 import data
 import evaluate
-import figures
 import train
+from experiments import compare, figures
+from plumbing import averages
 
 rated = st.lists(st.integers(0, 10).map(lambda r: r / 2), min_size=2, max_size=6)
 
@@ -71,17 +73,16 @@ def test_bootstrap_covers_the_mean_and_is_repeatable():
 
 
 def test_item_mean_is_damped_towards_the_overall_mean():
-    columns = [0, 1, 0], [0, 0, 1], [5, 4, 1], [1, 1, 2]
-    ratings = data.canonical(columns, ["a", "b"], ["x", "y"], {"x": "X", "y": "Y"}, "item", {})
-    rows = np.arange(3)
+    item, rating = np.array([0, 0, 1]), np.array([5.0, 4.0, 1.0])
     mean = (5 + 4 + 1) / 3
-    assert np.allclose(evaluate.item_mean(ratings, rows, damping=2), [(9 + 2 * mean) / 4, (1 + 2 * mean) / 3])
+    expected = [(9 + 2 * mean) / 4, (1 + 2 * mean) / 3, mean]  # nobody has rated the third
+    assert np.allclose(averages.item_mean(item, rating, 3, damping=2), expected)
 
 
 def test_score_method_on_rankers_whose_answers_are_known():
     """A ranker that copies the display, and one that knows the ratings: NDCG, agreement, flips, slot curve of each."""
     cfg = data.DataConfig()
-    ratings = data.synthetic(cfg, n_users=300)
+    ratings = data.load(cfg, n_users=300)
     lists = data.informative(data.split(ratings, cfg).test, "test")
     copy = evaluate.score_method(lambda lists, slots: torch.tensor(slots), lists, orders=3)
     ideal = evaluate.score_method(evaluate.score_ranker(lambda one: np.array(one.ratings)), lists, orders=3)
@@ -125,38 +126,40 @@ def test_displayed_orders_are_the_same_for_every_seed_and_differ_between_lists()
 
 @pytest.fixture(scope="module")
 def two_runs(tmp_path_factory):
-    """Two runs of two steps, the second with another data seed."""
+    """Two runs of two steps, the second on other lists."""
     root = tmp_path_factory.mktemp("runs")
-    for name, seed in (("one", "0"), ("other", "1")):
-        train.main(["--steps", "2", "--out", str(root / name), "--valid_limit", "5", "--test_at_end", "False",
-                    "--data_seed", seed])
+    for name, new_films in (("one", "2"), ("other", "1")):
+        train.main(["--steps", "2", "--out", str(root / name), "--valid_lists", "5", "--test_lists", "0",
+                    "--new_films", new_films])
     return root
 
 
 def test_evaluate_writes_the_files_of_the_design(two_runs, capsys):
-    results = evaluate.main([str(two_runs / "one"), "--limit", "7", "--orders", "2", "--show", "1"])
+    scored = evaluate.main([str(two_runs / "one"), "--limit", "7", "--orders", "2", "--show", "1"])
     result = json.loads((two_runs / "one" / "eval-test.json").read_text())
-    assert result == results[str(two_runs / "one")]
+    assert result == scored["result"]
     assert (result["ranked_lists"], result["informative_lists"], result["lists"]) == (7, 3982, 4000)
     assert result["list_size"] == 6 and len(result["data_sha256"]) == 64
-    assert list(result["methods"]) == ["chance", str(two_runs / "one"), "item mean", "retriever", "oracle"]
-    mean = result["methods"][str(two_runs / "one")]
-    assert mean["ndcg@6"]["ci95"][0] <= mean["ndcg@6"]["mean"] <= mean["ndcg@6"]["ci95"][1]
-    assert len(mean["mean_rank_by_slot"]) == 6 and mean["llm_calls_per_list"] == 1
+    assert list(result["methods"]) == ["chance", "trained", "knows", "item mean", "retriever", "oracle"]
+    assert list(scored["methods"]) == list(result["methods"])
     lines = [json.loads(line) for line in (two_runs / "one" / "eval-test.lists.jsonl").read_text().splitlines()]
-    mine = [line for line in lines if line["method"] == str(two_runs / "one")]
-    assert len(mine) == 7 and np.mean([line["ndcg@6"] for line in mine]) == pytest.approx(mean["ndcg@6"]["mean"])
-    assert all(sorted(order) == list(range(6)) for line in mine for order in line["displayed"] + line["predicted"])
+    for row in "trained", "knows":
+        mean = result["methods"][row]
+        assert mean["ndcg@6"]["ci95"][0] <= mean["ndcg@6"]["mean"] <= mean["ndcg@6"]["ci95"][1]
+        assert len(mean["mean_rank_by_slot"]) == 6 and mean["llm_calls_per_list"] == 1
+        mine = [line for line in lines if line["method"] == row]
+        assert len(mine) == 7 and np.mean([line["ndcg@6"] for line in mine]) == pytest.approx(mean["ndcg@6"]["mean"])
+        assert all(sorted(order) == list(range(6)) for line in mine for order in line["displayed"] + line["predicted"])
     printed = capsys.readouterr().out
     assert "gap closed" in printed and "predicted order" in printed
 
 
 def test_runs_on_different_lists_are_not_compared(two_runs):
     with refused("differ"):
-        evaluate.main([str(two_runs / "one"), str(two_runs / "other"), "--limit", "3"])
+        compare.main([str(two_runs / "one"), str(two_runs / "other"), "--limit", "3"])
 
 
-@pytest.mark.parametrize("name", ["chance", "untrained", "item mean", "retriever", "oracle"])
+@pytest.mark.parametrize("name", ["chance", "untrained", "trained", "knows", "item mean", "retriever", "oracle"])
 def test_a_run_named_like_a_row_of_the_table_is_refused(two_runs, tmp_path, monkeypatch, name):
     """It would be that row, or that row it; also where it only gets that name beside another run."""
     shutil.copytree(two_runs / "one", tmp_path / name, ignore=shutil.ignore_patterns("eval-*"))
@@ -164,18 +167,37 @@ def test_a_run_named_like_a_row_of_the_table_is_refused(two_runs, tmp_path, monk
     shutil.copytree(tmp_path / name, tmp_path / "other")
     for folders in [name], [str(tmp_path / name), "other"]:
         with refused(f"another row.*{name}"):
-            evaluate.main([*folders, "--limit", "2", "--orders", "1"])
+            compare.main([*folders, "--limit", "2", "--orders", "1"])
     assert not list((tmp_path / name).glob("eval-*"))
 
 
+def test_a_run_named_like_what_another_run_knows_is_refused(two_runs, tmp_path):
+    """Of a run "one" a table has a row "one, knows", too."""
+    for name in "one", "one, knows":
+        shutil.copytree(two_runs / "one", tmp_path / name, ignore=shutil.ignore_patterns("eval-*"))
+    with refused("another row.*one, knows"):
+        compare.main([str(tmp_path / "one"), str(tmp_path / "one, knows"), "--limit", "2", "--orders", "1"])
+
+
 def test_the_same_run_twice_differs_by_nothing(two_runs, few_draws, tmp_path, capsys):
-    """Two folders with one model: two rows and a difference of 0; the table as JSON, the curves as text."""
-    shutil.copytree(two_runs / "one", tmp_path / "copy")
-    found = evaluate.main([str(two_runs / "one"), str(tmp_path / "copy"), "--limit", "5", "--orders", "2",
-                           "--json", str(tmp_path / "table.json"), "--figures", str(tmp_path / "figures")])
+    """Two folders with one model: two rows, what each knows, and a difference of 0; the table as JSON, the curves as
+    text."""
+    folders = [str(tmp_path / "one"), str(tmp_path / "copy")]
+    for folder in folders:
+        shutil.copytree(two_runs / "one", folder, ignore=shutil.ignore_patterns("eval-*"))
+    table = compare.main([*folders, "--limit", "5", "--orders", "2", "--json", str(tmp_path / "table.json")])
     printed = capsys.readouterr().out
-    assert "ndcg@6 +0.0000 [+0.0000, +0.0000]" in printed
-    assert json.loads((tmp_path / "table.json").read_text()) == json.loads(json.dumps(found["table"]))
+    assert list(table["methods"])[:5] == ["chance", "one", "one, knows", "copy", "copy, knows"]
+    for pair, own in ("copy - one", "one"), ("copy, knows - one", "one, knows - one"):
+        line = next(line for line in printed.splitlines() if line.startswith(f"{pair}: "))
+        if own == "one":
+            assert "ndcg@6 +0.0000 [+0.0000, +0.0000]" in line
+        else:  # it knows what it knows in the other folder
+            assert table["differences"][pair] == table["differences"][own]
+    assert json.loads((tmp_path / "table.json").read_text()) == json.loads(json.dumps(table))
+    drawn = figures.main([*folders, "--limit", "5", "--orders", "2", "--out", str(tmp_path / "figures")])
+    printed = capsys.readouterr().out
+    assert {**drawn, "timing": 0} == {**table, "timing": 0}
     assert "displayed slot" in printed and "  gold position 6  " in printed
 
 
@@ -195,11 +217,22 @@ def test_curves_are_printed_and_drawn_where_matplotlib_is_installed(tmp_path, ca
     assert files == (["one.png", "two.png"] if installed else [])
 
 
-def test_ask_ranks_ones_own_list(two_runs, tmp_path, capsys):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_ask_ranks_ones_own_list(two_runs, tmp_path, capsys, encoding):
+    """Also where an editor on Windows has put a byte-order mark before the question."""
     question = {"history": [["Space Acre", 5], ["Love Dawn", 1]], "candidates": ["Space Bell", "Love Key", "Unheard"]}
-    (tmp_path / "q.json").write_text(json.dumps(question))
+    (tmp_path / "q.json").write_text(json.dumps(question), encoding=encoding)
     evaluate.main([str(two_runs / "one"), "--ask", str(tmp_path / "q.json")])
     printed = capsys.readouterr().out.splitlines()
     assert sorted(line.split(". ")[1] for line in printed[:3]) == sorted(question["candidates"])
     assert printed[3:] == ["note: this model was trained on lists of 6, not of 3",
                            "note: this model's tokenizer does not know every word of these titles"]
+
+
+def test_a_question_of_known_titles_gets_no_note(two_runs, tmp_path, capsys):
+    """Of as many candidates as in training, each word known where it stands in the prompt: nothing to say."""
+    titles = data.load(data.DataConfig(), n_users=60).words.texts
+    (tmp_path / "q.json").write_text(json.dumps({"history": [[titles[6], 5]], "candidates": titles[:6]}))
+    evaluate.main([str(two_runs / "one"), "--ask", str(tmp_path / "q.json")])
+    printed = capsys.readouterr().out.splitlines()
+    assert sorted(line.split(". ")[1] for line in printed) == sorted(titles[:6])

@@ -9,10 +9,12 @@ import torch
 from helpers import said
 
 import alro
-import baselines
 import data
 import evaluate
-import figures
+from experiments import compare, figures, rivals
+from plumbing.averages import item_mean as damped_mean
+from plumbing.files import Columns
+from plumbing.tables import in_plain_words
 
 
 # ---- In plain words ------------------------------------------------------------------------------
@@ -30,29 +32,29 @@ def table(trained, shown, agreement, item_mean=0.85, chance=0.80, oracle=0.98, h
 
 
 def test_a_table_at_chance_reads_otherwise_than_a_good_one():
-    good = evaluate.in_plain_words(table(trained=0.971, shown=0.975, agreement=0.83))
+    good = in_plain_words(table(trained=0.971, shown=0.975, agreement=0.83))
     assert "better than chance (NDCG@6 0.971, chance 0.800)" in good and "closes 95% of the gap" in good
     assert "ranked much the same (agreement 0.83)" in good and "better than the item mean (0.850)" in good
-    chance = evaluate.in_plain_words(table(trained=0.803, shown=0.795, agreement=0.02))
+    chance = in_plain_words(table(trained=0.803, shown=0.795, agreement=0.02))
     assert "no better than chance" in chance and "gap" not in chance and "much the same" not in chance
     assert "worse than the item mean" in chance and "goes by the order" in chance
 
 
 def test_a_model_that_copies_what_it_is_shown_is_said_to():
-    copying = evaluate.in_plain_words(table(trained=0.803, shown=0.950, agreement=0.004))
+    copying = in_plain_words(table(trained=0.803, shown=0.950, agreement=0.004))
     assert "no better than chance" in copying and "goes by the order in which" in copying
     assert "in the order that a retriever shows this earns 0.950" in copying
 
 
 def test_a_model_that_ranks_upside_down_is_said_to():
     """A sign that is wrong somewhere: not "no better than chance"."""
-    assert "worse than chance" in evaluate.in_plain_words(table(trained=0.70, shown=0.70, agreement=0.9))
+    assert "worse than chance" in in_plain_words(table(trained=0.70, shown=0.70, agreement=0.9))
 
 
 @pytest.mark.parametrize("agreement, words", [(0.75, "much the same"), (0.74, "in part"), (0.3, "in part"),
                                               (0.29, "goes by the order"), (-0.5, "goes by the order")])
 def test_agreement_chooses_the_words(agreement, words):
-    assert words in evaluate.in_plain_words(table(trained=0.9, shown=0.9, agreement=agreement))
+    assert words in in_plain_words(table(trained=0.9, shown=0.9, agreement=agreement))
 
 
 @pytest.mark.parametrize("knows, words", [
@@ -60,17 +62,17 @@ def test_agreement_chooses_the_words(agreement, words):
     (0.85, "It says more than can be read off")])
 def test_what_it_knows_is_told_beside_what_it_says(knows, words):
     result = table(trained=0.9, shown=0.9, agreement=0.9)
-    assert "sorted by the rating" not in evaluate.in_plain_words(result)
+    assert "sorted by the rating" not in in_plain_words(result)
     interval = [knows - 0.01, knows + 0.01]
     result["methods"]["knows"] = {"ndcg@6": {"mean": knows, "ci95": interval}, "agreement": {"mean": 0.71}}
-    said = evaluate.in_plain_words(result)
+    said = in_plain_words(result)
     assert f"{words}; sorted by the rating" in said and f"{knows:.3f}" in said and "(agreement 0.71)" in said
 
 
 @pytest.mark.parametrize("item_mean, words", [(0.85, "better than"), (0.905, "about as good as"),
                                               (0.895, "about as good as"), (0.95, "worse than")])
 def test_the_item_mean_is_only_beaten_outside_the_interval(item_mean, words):
-    assert f"It is {words} the item mean" in evaluate.in_plain_words(
+    assert f"It is {words} the item mean" in in_plain_words(
         table(trained=0.9, shown=0.9, agreement=0.9, item_mean=item_mean))
 
 
@@ -79,7 +81,7 @@ def test_without_an_oracle_or_a_second_order_there_are_fewer_words():
     result = table(trained=0.9, shown=0.9, agreement=0.9, oracle=None)
     del result["methods"]["trained"]["agreement"]
     result["methods"]["runs/a"] = result["methods"].pop("trained")
-    words = evaluate.in_plain_words(result, "runs/a")
+    words = in_plain_words(result, "runs/a")
     assert "gap" not in words and "agreement" not in words and words.count(". ") == 1
 
 
@@ -93,18 +95,19 @@ def small_data(expected=None, categories=None):
     names = [str(i) for i in range(6)]
     titles = ["Sea Love", "Sky Love", "Sea War", "Sky War", "New War", "New Love"]
     user, item, rating, time = map(np.array, COLUMNS)
-    ratings = data.Ratings(user, item, rating.astype(float), time.astype(float), ["a", "b", "c"], names,
-                           titles, "movie", {}, expected, categories)
+    columns = Columns(user, item, rating.astype(float), time.astype(float), ["a", "b", "c"], names, titles,
+                      categories or [""] * 6, "movie", {}, expected)
+    ratings = data.Ratings(columns, data.PromptWords(titles, "movie", (1.0, 5.0), [1.0, 2.0, 4.0, 5.0]))
     lists = [data.RankingList("a/test", 0, [(0, 5.0)], [0, 1], [4.0, 2.0], [0, 1]),
              data.RankingList("b/test", 1, [(0, 1.0), (1, 2.0)], [4, 1], [5.0, 1.0], [1, 0])]
     splits = data.Splits([], [], lists, {"test": np.arange(8)})
-    return evaluate.EvaluationData(ratings, splits, "test", 2, lists)
+    return evaluate.EvaluationData(ratings, splits, "test", 2, lists, "")
 
 
 def groups_of(evaluation_data):
     methods = {"item mean": evaluate.score_method(
         evaluate.reference_rankers(evaluation_data)["item mean"], evaluation_data.lists, 2)}
-    return evaluate.by_group(methods, evaluation_data), methods["item mean"]["values"]["ndcg@2"]
+    return compare.by_group(methods, evaluation_data), methods["item mean"]["values"]["ndcg@2"]
 
 
 def test_lists_with_and_without_new_items_are_groups_of_their_own(monkeypatch):
@@ -112,18 +115,18 @@ def test_lists_with_and_without_new_items_are_groups_of_their_own(monkeypatch):
     groups, values = groups_of(small_data(expected=np.zeros((3, 6))))
     assert groups["new items"] == {"lists": 1, "item mean": values[1]}
     assert groups["no new items"] == {"lists": 1, "item mean": values[0]}
-    monkeypatch.setattr(evaluate, "NEW_ITEM_RATINGS", 1)
+    monkeypatch.setattr(compare, "NEW_ITEM_RATINGS", 1)
     groups, values = groups_of(small_data())
     assert groups["new items (<= 1 ratings)"] == {"lists": 1, "item mean": values[1]}
     assert groups["no new items"]["lists"] == 1
-    monkeypatch.setattr(evaluate, "NEW_ITEM_RATINGS", -1)
+    monkeypatch.setattr(compare, "NEW_ITEM_RATINGS", -1)
     assert not [name for name in groups_of(small_data())[0] if "new" in name]  # nothing to set apart
 
 
 def test_told_the_category_is_a_users_mean_in_it_beside_the_item_mean():
-    """By hand, item by item; an item of two categories gets half of each; a new one its category alone."""
+    """By hand, item by candidate; an item of two categories gets half of each; a new one its category alone."""
     evaluation_data = small_data(categories=["love", "love", "war", "war love", "", "war"])
-    mean = data.item_mean(evaluation_data.ratings, np.arange(8))
+    mean = damped_mean(np.array(COLUMNS[1]), np.array(COLUMNS[2], float), 6)
     shares = [{"love": 1}, {"love": 1}, {"war": 1}, {"war": 0.5, "love": 0.5}, {}, {"war": 1}]
     taste = {}
     for user in range(3):
@@ -133,8 +136,8 @@ def test_told_the_category_is_a_users_mean_in_it_beside_the_item_mean():
             taste[user, name] = total / (sum(shares[i].get(name, 0) for i, _ in rows) + 5)
     asked = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "score_ranker", lambda score: asked.append(score) or score)
-        assert list(baselines.told_the_category(evaluation_data)) == ["told the category"]
+        patch.setattr(rivals, "score_ranker", lambda score: asked.append(score) or score)
+        assert list(rivals.told_the_category(evaluation_data)) == ["told the category"]
     for user in range(3):
         ranking_list = data.RankingList("x", user, [], list(range(6)), [0.0] * 6, list(range(6)))
         by_hand = [mean[i] + sum(share * taste[user, name] for name, share in shares[i].items()) for i in range(6)]
@@ -147,25 +150,28 @@ def test_in_the_made_up_world_the_word_that_many_titles_share_is_the_genre(title
     stands in a title."""
     evaluation_data = small_data(expected=np.zeros((3, 26)))
     genres = ["Love", "Love", "War", "War", "War", "Love"] + ["War", "Love"] * 10
-    evaluation_data.ratings.titles = [titles.format(genre=genre, name=f"N{n}") for n, genre in enumerate(genres)]
-    evaluation_data.ratings.items = [str(n) for n in range(26)]
-    ranker, = baselines.told_the_category(evaluation_data).values()
+    ratings = evaluation_data.ratings
+    columns = ratings.columns._replace(
+        titles=[titles.format(genre=genre, name=f"N{n}") for n, genre in enumerate(genres)],
+        items=[str(n) for n in range(26)])
+    evaluation_data = evaluation_data._replace(ratings=ratings._replace(columns=columns))
+    ranker, = rivals.told_the_category(evaluation_data).values()
     candidates = [4, 5]  # of war, of love
     lists = [data.RankingList(str(user), user, [], candidates, [0.0, 0.0], [0, 1]) for user in (0, 1)]
     assert [candidates[order[0]] for order in ranker(lists, None).tolist()] == [5, 4]
 
 
 def test_without_categories_there_is_no_such_rival():
-    assert baselines.told_the_category(small_data()) == {}
-    assert baselines.told_the_category(small_data(categories=[""] * 6)) == {}
+    assert rivals.told_the_category(small_data()) == {}
+    assert rivals.told_the_category(small_data(categories=[""] * 6)) == {}
 
 
 # ---- Pictures ------------------------------------------------------------------------------------
 
 def test_y_by_slot_says_where_the_model_looks_and_where_it_should(small_world, demo_straight):
-    """Each output position's probabilities add to 1; by slot they are those by item; gold is the best-rated's slot."""
-    evaluation_data = evaluate.load_evaluation(data.DataConfig(), "test", 0)
-    ranker = evaluate.ranker_of_run(str(demo_straight), evaluation_data.ratings.prompt_words(), 6)
+    """Each output position's probabilities add to 1; by slot they are the candidates'; gold: the best-rated's slot."""
+    evaluation_data = evaluate.load_evaluation(data.DataConfig(), "test")
+    ranker = evaluate.rankers_of_run(str(demo_straight), evaluation_data.ratings.words, 6)["trained"]
     ranking_list = figures.most_levels(evaluation_data.lists)
     assert len(set(ranking_list.ratings)) == max(len(set(one.ratings)) for one in evaluation_data.lists)
     y, gold_slots = figures.output_by_slot(ranker, ranking_list)
@@ -174,16 +180,16 @@ def test_y_by_slot_says_where_the_model_looks_and_where_it_should(small_world, d
         rated = [ranking_list.ratings[slots[slot]] for slot in gold_slots[order]]
         assert rated == sorted(ranking_list.ratings, reverse=True)
         gold = torch.tensor([[slots[slot] for slot in gold_slots[order]]])
-        batch, _ = ranker.encoder.batch([ranking_list], [slots], gold)
+        batch = ranker.encoder.encode([ranking_list], [slots], gold)
         batch = batch.to(next(ranker.model.parameters()).device)
         with torch.no_grad():
-            by_item = alro.item_log_probs(alro.target_logits(ranker.model, batch)[0], batch)[0]
+            by_item = alro.candidate_log_probs(alro.target_logits(ranker.model, batch)[0], batch)[0]
         by_item = by_item.log_softmax(-1).exp().numpy()
         assert np.allclose(y[order], by_item[:, slots], atol=1e-5)
 
 
 def test_figures_hold_a_line_for_each_seed_and_two_maps_for_each_row(
-        small_world, demo_straight, tmp_path, monkeypatch, capsys):
+        small_world, few_draws, demo_straight, tmp_path, monkeypatch, capsys):
     """Two seeds in one row: the printed curve is their mean; the maps are those of the row's first run."""
     pyplot = pytest.importorskip("matplotlib.pyplot")
     for seed in (0, 1):
@@ -197,8 +203,8 @@ def test_figures_hold_a_line_for_each_seed_and_two_maps_for_each_row(
             for step, value in ((4, 0.5), (8, 0.7))))
     drawn = []
     monkeypatch.setattr(pyplot, "close", lambda figure: drawn.append(figure))
-    evaluate.main([str(tmp_path / "seed0"), str(tmp_path / "seed1"), "--pool", "True", "--limit", "3", "--orders", "1",
-                   "--figures", str(tmp_path / "figures")])
+    figures.main([str(tmp_path / "seed0"), str(tmp_path / "seed1"), "--pool", "True", "--limit", "3", "--orders", "1",
+                  "--out", str(tmp_path / "figures")])
     printed = capsys.readouterr().out
     assert "4:0.600 8:0.800" in printed and "seed0 +1 seeds, shown order: y by slot" in printed
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
@@ -218,21 +224,33 @@ def test_seeds_that_stopped_early_are_drawn_as_far_as_all_went(tmp_path):
     assert figures.learning_curves(folders) == ([4, 8], [[0.5, 0.5], [0.5, 0.5]])
 
 
-def test_lists_that_lost_history_are_reported(small_world, demo_straight, capsys):
-    """In evaluation, too: a ranker remembers them over all its calls."""
+def test_lists_that_lost_history_are_reported(
+        small_world, few_draws, demo_straight, tmp_path, monkeypatch, capsys):
+    """In evaluation, too, whichever script ranks: how many, and what the model reads."""
     evaluation_data = evaluate.load_evaluation(data.DataConfig(), "test", 5)
-    ranker = evaluate.ranker_of_run(str(demo_straight), evaluation_data.ratings.prompt_words(), 6)
+    ranker = evaluate.rankers_of_run(str(demo_straight), evaluation_data.ratings.words, 6)["trained"]
     lists = evaluation_data.lists
     slots = [one.shown for one in lists]
-    ranker(lists, slots)
-    assert ranker.shortened == set()
-    shortest = min(len(prompt.tokens) for prompt in ranker.encoder.tokenise(lists, slots))
-    ranker.encoder = dataclasses.replace(ranker.encoder, max_length=shortest + 6 - 1)
-    ranker(lists[:3], slots[:3])
-    ranker(lists[3:], slots[3:])
-    assert ranker.shortened == {one.list_id for one in lists}
-    evaluate.report_shortened(ranker.shortened)
-    assert "lost their oldest history" in capsys.readouterr().err
+    assert evaluate.fit_to_model(evaluation_data, ranker.encoder).lists == lists
+    assert "lost" not in capsys.readouterr().err
+    shortest = min(ranker.encoder.encode(lists, slots).prompt_tokens.tolist())
+    room = shortest + 6 - 1  # too few for any prompt and its answer
+    ranker.encoder = dataclasses.replace(ranker.encoder, max_length=room)
+    fitted = evaluate.fit_to_model(evaluation_data, ranker.encoder)
+    assert f"5 of 5 test lists lost their oldest history: the model reads {room} tokens" in capsys.readouterr().err
+    for whole, cut in zip(lists, fitted.lists):
+        assert 0 < len(cut.history) < len(whole.history) and cut.history == whole.history[-len(cut.history):]
+        assert dataclasses.replace(cut, history=whole.history) == whole
+    assert fitted.sha256 == evaluation_data.sha256  # it tells which lists these are, whatever a model reads of them
+    ranker(fitted.lists, slots)
+    with pytest.raises(alro.AlroError, match="too long"):
+        ranker(lists, slots)
+    monkeypatch.setattr(data, "context_length", lambda model, tokenizer: room)
+    shutil.copytree(demo_straight, tmp_path / "run")
+    for script, more in ((evaluate, []), (compare, []), (rivals, ["--embedding", "False"]),
+                         (figures, ["--out", str(tmp_path / "figures")])):
+        script.main([str(tmp_path / "run"), "--limit", "5", "--orders", "1", *more])
+        assert capsys.readouterr().err.count("5 of 5 test lists lost their oldest history") == 1
 
 
 def config_of(seed: int, losses: str = "losses") -> dict:
@@ -241,8 +259,8 @@ def config_of(seed: int, losses: str = "losses") -> dict:
 
 def test_pool_keeps_runs_of_other_losses_apart_and_refuses_two_runs_of_one_seed():
     runs = {"runs/a": config_of(0), "runs/b": config_of(1), "runs/c": config_of(2, "my_losses")}
-    assert evaluate.named_rows(runs, pool=True) == {"a +1 seeds": ["runs/a", "runs/b"], "c": ["runs/c"]}
+    assert compare.named_rows(runs, pool=True) == {"a +1 seeds": ["runs/a", "runs/b"], "c": ["runs/c"]}
     runs["runs/d"] = config_of(1)
-    message = said(evaluate.named_rows, runs, True)
+    message = said(compare.named_rows, runs, True)
     assert "runs/a, runs/b, runs/d" in message and "one run of each seed" in message
-    assert len(evaluate.named_rows(runs, pool=False)) == 4
+    assert len(compare.named_rows(runs, pool=False)) == 4

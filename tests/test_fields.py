@@ -14,23 +14,28 @@ import pytest
 import data
 from data import DataConfig
 from helpers import refused
+from plumbing.averages import fold_averages
+from plumbing.folder import data_hashes, sha256
 from worlds import many, read, write
 
 
-def with_ratings(ratings, change):
-    """The same dataset, rating n changed to change(user id, n)."""
-    values = [change(ratings.users[user], n) for n, user in enumerate(ratings.user)]
-    return dataclasses.replace(ratings, rating=np.array(values, dtype=float))
+def with_ratings(columns, change):
+    """The same columns, rating n changed to change(user id, n)."""
+    values = [change(columns.users[user], n) for n, user in enumerate(columns.user)]
+    return columns._replace(rating=np.array(values, dtype=float))
 
 
 @pytest.fixture
 def world(tmp_path):
     """60 users of 5 to 40 ratings of 40 items, in half stars."""
-    return read(write(tmp_path, "csv", many(users=60), {str(i): f"Title {i}" for i in range(40)}), "csv")
+    folder = write(tmp_path, "csv", many(users=60), {str(i): f"Title {i}" for i in range(40)})
+    return read(folder, "csv").columns
 
 
-def all_rows(ratings):
-    return np.arange(len(ratings.user))
+def averages_of(columns, rows=slice(None)):
+    """(folds, items): of the ratings in these rows, or of all."""
+    folds = np.array([data.fold_of(columns.users[user]) for user in columns.user[rows]])
+    return fold_averages(folds, columns.item[rows], columns.rating[rows], len(columns.items))
 
 
 # ---- Category --------------------------------------------------------------------------------------------------------
@@ -67,10 +72,10 @@ def test_category_stands_after_the_title(tmp_path, dataset, compressed):
         else:
             (tmp_path / name).write_text(text)
     ratings = read(tmp_path, dataset, fields="title,category")
-    assert ratings.prompt_words().texts == ["Heat (1995), action thriller", "unknown"]
-    assert read(tmp_path, dataset).prompt_words().texts == ["Heat (1995)", "unknown"]
+    assert ratings.words.texts == ["Heat (1995), action thriller", "unknown"]
+    assert read(tmp_path, dataset).words.texts == ["Heat (1995)", "unknown"]
     one = data.RankingList("x", 0, [(0, 5.0)], [0, 1], [5.0, 4.0], [0, 1])
-    prompt = data.list_prompt(ratings.prompt_words(), one, [1, 0])
+    prompt = data.list_prompt(ratings.words, one, [1, 0])
     assert "\nHeat (1995), action thriller: 5\n" in prompt
     assert "\nunknown -> A\nHeat (1995), action thriller -> B\n" in prompt
 
@@ -88,8 +93,8 @@ def test_fields_that_are_not_there(tmp_path):
 
 def test_average_against_a_slow_loop(world):
     """The damped mean of what the users of the next five folds gave it, in the given rows; the same with a loop."""
-    rows = all_rows(world)[::2]
-    averages = data.fold_averages(world, rows)
+    rows = np.arange(len(world.user))[::2]
+    averages = averages_of(world, rows)
     assert averages.shape == (10, 40) and len({data.fold_of(user) for user in world.users}) > 5
     for fold in range(10):
         next_five = {(fold + step) % 10 for step in (1, 2, 3, 4, 5)}
@@ -105,11 +110,11 @@ def test_average_against_a_slow_loop(world):
 def test_users_of_one_fold_see_one_number_whatever_they_rated(world):
     """Change all that the users of a fold rated: not a bit of what they see moves, but what others see does."""
     rng = random.Random(0)
-    before = data.fold_averages(world, all_rows(world))
+    before = averages_of(world)
     for fold in range(10):
         other = with_ratings(world, lambda user, n, fold=fold: (
             rng.randint(1, 10) / 2 + 1e-9 if data.fold_of(user) == fold else world.rating[n]))
-        after = data.fold_averages(other, all_rows(world))
+        after = averages_of(other)
         assert np.array_equal(before[fold], after[fold], equal_nan=True)
         assert fold not in map(data.fold_of, world.users) or not np.array_equal(before, after, equal_nan=True)
 
@@ -118,8 +123,8 @@ def test_an_item_that_one_user_alone_has_rated_shows_none_to_them(tmp_path):
     """Its absence tells them nothing they do not know: whatever they rated it, and for the whole fold."""
     lines = many(users=60, items=40) + [("7", "999", "5", "31")]
     ratings = read(write(tmp_path, "csv", lines, {"1": "Heat"}), "csv", list_size=3, fields="title,average")
-    words, item, user = ratings.prompt_words(), ratings.items.index("999"), ratings.users.index("7")
-    averages = data.fold_averages(ratings, all_rows(ratings))
+    words, item, user = ratings.words, ratings.columns.items.index("999"), ratings.columns.users.index("7")
+    averages = averages_of(ratings.columns)
     for fold in range(10):
         sees_it = data.fold_of("7") in {(fold + step) % 10 for step in (1, 2, 3, 4, 5)}
         assert np.isnan(averages[fold, item]) == (not sees_it)
@@ -133,25 +138,25 @@ def test_only_candidates_have_an_average_and_of_the_ratings_before_all_lists(tmp
     cfg = DataConfig("csv", str(folder), list_size=3, fields="title,average")
     ratings = data.load(cfg)
     splits = data.split(ratings, cfg)
-    held_out = set(range(len(ratings.user))) - set(splits.fit["train"].tolist())
-    assert held_out and np.array_equal(
-        ratings.averages, data.fold_averages(ratings, splits.fit["train"]), equal_nan=True)
-    words = ratings.prompt_words()
+    columns, words = ratings
+    held_out = set(range(len(columns.user))) - set(splits.fit["train"].tolist())
+    assert held_out and np.array_equal(words.averages, averages_of(columns, splits.fit["train"]), equal_nan=True)
     for one in splits.test:
         lines = data.list_prompt(words, one, [0, 1, 2]).splitlines()
-        assert lines[1:1 + len(one.history)] == [f"{ratings.titles[i]}: {rating:g}" for i, rating in one.history]
-        shown = [ratings.averages[data.fold_of(ratings.users[one.user]), item] for item in one.items]
-        assert lines[-4:-1] == [f"{ratings.titles[item]}, {number:.1f} -> {letter}"
+        assert lines[1:1 + len(one.history)] == [f"{columns.titles[i]}: {rating:g}" for i, rating in one.history]
+        shown = [words.averages[data.fold_of(columns.users[one.user]), item] for item in one.items]
+        assert lines[-4:-1] == [f"{columns.titles[item]}, {number:.1f} -> {letter}"
                                 for item, number, letter in zip(one.items, shown, "ABC")]
     plain = data.load(dataclasses.replace(cfg, fields="title"))  # fields change prompts, not lists
-    assert data.sha256(splits.test) == data.sha256(data.split(plain, cfg).test)
-    assert data.sha256_of_words(words) != data.sha256_of_words(words._replace(averages=None))
+    assert sha256(splits.test) == sha256(data.split(plain, cfg).test)
+    of_prompts = [data_hashes(said, splits)["prompt"] for said in (words, words._replace(averages=None))]
+    assert of_prompts[0] != of_prompts[1]
 
 
-def told(number, ratings):
+def told(number, columns):
     """The share of the variance of ratings within a title that a number tells, by a line fitted over all titles."""
     known = ~np.isnan(number)
-    item, number, rating = ratings.item[known], number[known], ratings.rating[known]
+    item, number, rating = columns.item[known], number[known], columns.rating[known]
     count = np.bincount(item).clip(1)
     number = number - (np.bincount(item, number) / count)[item]
     rating = rating - (np.bincount(item, rating) / count)[item]
@@ -161,14 +166,14 @@ def told(number, ratings):
 def test_how_much_the_average_tells_of_ones_own_rating(tmp_path):
     """Against leaving out one's own rating, which tells most of it; and a control: what the folds' numbers tell of
     ratings shuffled within titles, which they cannot know, is nothing."""
-    ratings = read(write(tmp_path, "csv", many(users=400, items=300), {"1": "Heat"}), "csv")
-    folds = np.array([data.fold_of(user) for user in ratings.users])
-    number = data.fold_averages(ratings, all_rows(ratings))[folds[ratings.user], ratings.item]
-    total, count = np.bincount(ratings.item, ratings.rating), np.bincount(ratings.item)
-    without_own = (total[ratings.item] - ratings.rating + 15) / (count[ratings.item] - 1 + 5)
-    shuffled, rng = ratings.rating.copy(), np.random.default_rng(0)
-    for item in range(len(ratings.items)):
-        rows = np.flatnonzero(ratings.item == item)
+    columns = read(write(tmp_path, "csv", many(users=400, items=300), {"1": "Heat"}), "csv").columns
+    folds = np.array([data.fold_of(user) for user in columns.users])
+    number = averages_of(columns)[folds[columns.user], columns.item]
+    total, count = np.bincount(columns.item, columns.rating), np.bincount(columns.item)
+    without_own = (total[columns.item] - columns.rating + 15) / (count[columns.item] - 1 + 5)
+    shuffled, rng = columns.rating.copy(), np.random.default_rng(0)
+    for item in range(len(columns.items)):
+        rows = np.flatnonzero(columns.item == item)
         shuffled[rows] = rng.permutation(shuffled[rows])
-    control = told(number, dataclasses.replace(ratings, rating=shuffled))
-    assert control < 0.002 < told(number, ratings) < 0.3 < 0.9 < told(without_own, ratings)
+    control = told(number, columns._replace(rating=shuffled))
+    assert control < 0.002 < told(number, columns) < 0.3 < 0.9 < told(without_own, columns)

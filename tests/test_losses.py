@@ -2,17 +2,17 @@
 the tests after it train with that loss, and hundreds of them would only say that something is wrong.
 
 The losses of alro.py against slow double loops written from the paper's equations (oracles.py), and the properties
-that any right implementation has. Shapes as in alro.py: B lists, m candidates, everything by item.
+that any right implementation has. Shapes as in alro.py: B lists, m candidates, everything by candidate.
 """
 import itertools
 import math
 
 import pytest
 import torch
-from helpers import OneDevice
 from hypothesis import example, given
 from hypothesis import strategies as st
 from oracles import (
+    OneDevice,
     oracle_blind_probs,
     oracle_gold_rank,
     oracle_lambda_loss,
@@ -240,12 +240,11 @@ def test_equation_psl_against_loop(case, seed):
     assert (alro.permutation_loss(y, other) >= entropy - 1e-12).all()
 
 
-def test_psl_gradient_flows_into_the_target_unless_it_is_detached():
+def test_psl_gradient_flows_into_both_outputs():
+    """A target that is fixed is another objective (test_objectives.py)."""
     y, other = (torch.randn(2, 3, 3, requires_grad=True) for _ in range(2))
-    alro.permutation_loss(y.log_softmax(-1), other.log_softmax(-1), through_target=False).sum().backward()
-    assert y.grad is None and other.grad.abs().sum() > 0
     alro.permutation_loss(y.log_softmax(-1), other.log_softmax(-1)).sum().backward()
-    assert y.grad.abs().sum() > 0
+    assert y.grad.abs().sum() > 0 and other.grad.abs().sum() > 0
 
 
 @given(seeds, st.lists(st.integers(0, 4), min_size=1, max_size=4))
@@ -292,8 +291,7 @@ def test_objective_is_the_weighted_sum_of_its_parts(case):
     assert torch.allclose(parts["total"], sft + 0.7 * sll + 0.3 * psl + 0.2 * history + 0.4 * (history + 5))
     assert (parts["kl"] >= -1e-9).all()
     through = alro.alro_loss(
-        whole.clone().requires_grad_(), order, ratings, alpha=0, beta=1, gamma=5.0, other_log_probs=other,
-        through_target=True)
+        whole.clone().requires_grad_(), order, ratings, alpha=0, beta=1, gamma=5.0, other_log_probs=other)
     assert through["psl"].requires_grad  # gradients flow into the target alone: `other` is fixed here
     plain = alro.alro_loss(whole, order, ratings, alpha=0, beta=0.3, gamma=5.0)
     assert torch.equal(plain["total"], plain["sft"]) and "psl" not in plain
@@ -306,7 +304,7 @@ def test_kl_is_how_far_the_two_outputs_are_apart_and_is_only_for_the_log(case, s
     logits, other = logits.clone().requires_grad_(), normal(seed, *logits.shape).requires_grad_()
     parts = alro.alro_loss(
         logits.log_softmax(-1), alro.gold_order(ratings), ratings, alpha=0, beta=1, gamma=1,
-        other_log_probs=other.log_softmax(-1), through_target=True)
+        other_log_probs=other.log_softmax(-1))
     assert not parts["kl"].requires_grad
     m = ratings.shape[1]
     for b in range(len(ratings)):
@@ -372,14 +370,14 @@ def test_no_informative_pair_gives_zero_and_a_zero_gradient(m, rating):
     assert loss.item() == 0 and (logits.grad == 0).all()
 
 
-@given(lists(), seeds, st.booleans(), st.sampled_from([torch.float32, torch.float64]))
-def test_finite_losses_and_gradients_at_logits_of_ten_thousand(case, seed, through, dtype):
+@given(lists(), seeds, st.sampled_from([torch.float32, torch.float64]))
+def test_finite_losses_and_gradients_at_logits_of_ten_thousand(case, seed, dtype):
     ratings, logits = case
     sign = torch.rand(logits.shape, generator=torch.Generator().manual_seed(seed)).round() * 2 - 1
     extreme = (1e4 * sign).to(dtype).requires_grad_()
     parts = alro.alro_loss(
         extreme.log_softmax(-1), alro.gold_order(ratings), ratings.to(dtype), alpha=1, beta=1, gamma=10,
-        other_log_probs=extreme.flip(1).log_softmax(-1), through_target=through)
+        other_log_probs=extreme.flip(1).log_softmax(-1))
     parts["total"].sum().backward()
     assert all(value.isfinite().all() for value in parts.values()) and extreme.grad.isfinite().all()
 
@@ -398,7 +396,7 @@ def test_gradcheck_of_every_loss(ratings):
                  lambda x: alro.rating_loss(x, order)):
         assert torch.autograd.gradcheck(loss, logits)
     assert torch.autograd.gradcheck(
-        lambda x, z: alro.permutation_loss(x.log_softmax(-1), z.log_softmax(-1), True), (logits, other))
+        lambda x, z: alro.permutation_loss(x.log_softmax(-1), z.log_softmax(-1)), (logits, other))
 
 
 def test_a_term_of_weight_zero_is_left_out_even_where_it_is_infinite():
@@ -418,7 +416,7 @@ def test_every_loss_makes_its_tensors_where_its_arguments_are():
         order = alro.gold_order(ratings, torch.Generator().manual_seed(0))
         parts = alro.alro_loss(
             logits.log_softmax(-1), order, ratings, alpha=1, beta=1, gamma=10, sigma=2.0,
-            other_log_probs=logits.flip(1).log_softmax(-1), through_target=True,
+            other_log_probs=logits.flip(1).log_softmax(-1),
             history_term=alro.rating_loss(logits[:, :2], rated), history_weight=1,
             candidate_term=alro.rating_loss(logits[:, 1:], rated), candidate_weight=1)
         parts["total"].sum().backward()

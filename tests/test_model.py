@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 import alro
 import data
-from model import load_model, word_tokenizer
+from plumbing.model import load_model, word_tokenizer
 
 CONFIG = data.DataConfig(list_size=5, history_size=6)
-RATINGS = data.synthetic(CONFIG, n_users=12)
+RATINGS = data.load(CONFIG, n_users=12)
 LISTS = data.split(RATINGS, CONFIG).train[:8]
-TOKENIZER = word_tokenizer(RATINGS)
+TOKENIZER = word_tokenizer(RATINGS.words)
 few = settings(max_examples=30)
 
 
@@ -26,13 +26,13 @@ def batch(key=0, answers=True, lists=LISTS):
     lists = [dataclasses.replace(one, history=one.history[i % 4:]) for i, one in enumerate(lists)]
     slots = [data.random_slots(5, key, one.list_id) for one in lists]
     gold = torch.cat([alro.gold_order(torch.tensor([one.ratings]), data.generator(one.list_id)) for one in lists])
-    encoder = data.Encoder(TOKENIZER, RATINGS.prompt_words(), 5, 500)
-    return encoder.batch(lists, slots, gold if answers else None)[0]
+    encoder = data.Encoder(TOKENIZER, RATINGS.words, 5, 500)
+    return encoder.encode(lists, slots, gold if answers else None)
 
 
 def log_probs_of(model, batch):
-    """(B, m, m), the trunk: what a model says of a batch, by item."""
-    return alro.item_log_probs(alro.target_logits(model, batch)[0], batch)
+    """(B, m, m), the trunk: what a model says of a batch, by candidate."""
+    return alro.candidate_log_probs(alro.target_logits(model, batch)[0], batch)
 
 
 def tiny(family: str, **more):
@@ -84,7 +84,7 @@ class BlindStub(torch.nn.Module):
 # ---- log-probabilities ----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_item_log_probs_are_the_models_own(family):
+def test_candidate_log_probs_are_the_models_own(family):
     """Against the model's ordinary forward pass, one unpadded list at a time, items found by hand."""
     model, found = tiny(family), batch()
     ours = log_probs_of(model, found)
@@ -148,13 +148,13 @@ def test_relabelling_items_moves_nothing_that_the_model_knows():
     model, new = tiny("Llama"), torch.tensor([3, 0, 4, 1, 2])  # item i of the new list was item new[i]
     old_of = new.tolist()
     slots = [data.random_slots(5, 0, one.list_id) for one in LISTS]
-    encoder = data.Encoder(TOKENIZER, RATINGS.prompt_words(), 5, 500)
+    encoder = data.Encoder(TOKENIZER, RATINGS.words, 5, 500)
     renamed = [dataclasses.replace(one, items=[one.items[i] for i in old_of], ratings=[one.ratings[i] for i in old_of])
                for one in LISTS]
     renamed_slots = [[old_of.index(item) for item in displayed] for displayed in slots]
     gold = torch.arange(5).expand(8, -1)
-    before, _ = encoder.batch(LISTS, slots, gold)
-    after, _ = encoder.batch(renamed, renamed_slots, new.argsort()[gold])
+    before = encoder.encode(LISTS, slots, gold)
+    after = encoder.encode(renamed, renamed_slots, new.argsort()[gold])
     assert torch.equal(before.input_ids, after.input_ids)
     assert torch.allclose(alro.expected_ratings(model, after), alro.expected_ratings(model, before)[:, new])
     losses = [alro.rating_loss(alro.target_logits(model, found)[2], found.candidate_rated) for found in (before, after)]
@@ -186,7 +186,7 @@ def test_padding_and_its_token_change_nothing(family):
 @few
 @given(st.integers(0, 10 ** 6), st.integers(0, 10 ** 6))
 def test_displayed_order_moves_nothing_for_a_model_indifferent_to_it(one, two):
-    """Permutation invariance end to end: log-probabilities, PSL's kl and the ranking, all by item."""
+    """Permutation invariance end to end: log-probabilities, PSL's kl and the ranking, all by candidate."""
     model = BlindStub()
     first, second = batch(one), batch(two)
     a, b = log_probs_of(model, first), log_probs_of(model, second)
@@ -299,7 +299,7 @@ def test_the_way_from_a_batch_to_losses_and_rankings_stays_on_its_device(family,
     model, found = tiny(family).to("meta"), batch().to("meta")
     with OneDevice():
         answer_logits, history_logits, candidate_logits = alro.target_logits(model, found)
-        log_probs = alro.item_log_probs(answer_logits, found)
+        log_probs = alro.candidate_log_probs(answer_logits, found)
         (alro.sft_loss(log_probs, found.order) + alro.rating_loss(history_logits, found.history_rated)
          + alro.rating_loss(candidate_logits, found.candidate_rated)).sum().backward()
         rankings = [alro.rank_candidates(model, found, decode) for decode in alro.DECODINGS]

@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from helpers import demo_config, demo_run, log_of, refused
+from helpers import (
+    Crash, assert_same_weights, crash_at, demo_config, demo_run, log_of, one_line, refused, saved_step)
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import oracle_lambda_loss
@@ -15,11 +16,12 @@ import alro
 import data
 import train
 from experiments import objectives
-from model import build_model
-from runs import read_run_config
+from plumbing import folder as run_folder
+from plumbing.folder import read_run_config
+from plumbing.model import build_model
 
 CONFIG = data.DataConfig(list_size=5, history_size=6)
-RATINGS = data.synthetic(CONFIG, n_users=20)
+RATINGS = data.load(CONFIG, n_users=20)
 
 
 # ---- A soft target over ties ----------------------------------------------------------------------------------------
@@ -94,12 +96,12 @@ def test_first_step_rival_is_the_lambda_loss_of_the_first_positions_scores(case,
 @pytest.fixture(scope="module")
 def step():
     """(model, batch of one training step, log-probabilities of both displayed orders): 8 lists."""
-    model, tokenizer = build_model(demo_config(), RATINGS)
-    encoder = data.make_encoder(model, tokenizer, RATINGS.prompt_words(), 5)
+    model, tokenizer = build_model(demo_config(), RATINGS.words)
+    encoder = data.make_encoder(model, tokenizer, RATINGS.words, 5)
     steps = train.TrainingSteps(data.informative(data.split(RATINGS, CONFIG).train, "training"), encoder, demo_config())
     batch = steps[0].parts[0]
     with torch.no_grad():
-        log_probs = alro.item_log_probs(alro.target_logits(model, batch)[0], batch).chunk(2)
+        log_probs = alro.candidate_log_probs(alro.target_logits(model, batch)[0], batch).chunk(2)
     return model, batch, log_probs
 
 
@@ -187,9 +189,39 @@ def test_current_rank_losses_take_delta_at_the_models_own_ranks(step):
     assert torch.allclose(rival["total"], ours["total"] + cfg.alpha * (rival["sll"] - ours["sll"]), atol=1e-5)
 
 
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_detached_target_losses_pull_the_other_output_alone(step, switches):
+    """All terms have the values of train.losses; PSL's gradient is that of the pure loss with y taken as given, so
+    with y' taken as given, too, it has none."""
+    model, batch, _ = step
+    cfg = demo_config(gamma=5.0, sigma=2.0, **switches)
+    ours, rival = train.losses(model, batch, cfg), objectives.detached_target_losses(model, batch, cfg)
+    assert rival.keys() == ours.keys()
+    for name, value in ours.items():
+        assert torch.allclose(rival[name], value, atol=1e-5), name
+
+    def gradient(psl):
+        return torch.autograd.grad(psl.sum(), model.get_input_embeddings().weight)[0]
+    first, other = alro.candidate_log_probs(alro.target_logits(model, batch)[0], batch).log_softmax(-1).chunk(2)
+    expected = gradient(alro.permutation_loss(first.detach(), other))
+    through_both = gradient(ours["psl"])
+    torch.testing.assert_close(gradient(rival["psl"]), expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(through_both, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_no_gradient_flows_through_a_detached_target(step, monkeypatch):
+    """The model's outputs put in the place of a model: y has no gradient of PSL, y' has one."""
+    _, batch, both = step
+    y, other = (log_probs.clone().requires_grad_() for log_probs in both)
+    monkeypatch.setattr(objectives, "model_outputs", lambda *_: (y, other, {}))
+    objectives.detached_target_losses(None, batch, demo_config())["psl"].sum().backward()
+    assert y.grad is None and other.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("losses", [
-    objectives.first_step_losses, objectives.both_orders_losses, objectives.both_displays_losses,
-    objectives.soft_ties_losses, objectives.current_rank_losses, objectives.ratings_only_losses])
+    objectives.detached_target_losses, objectives.first_step_losses, objectives.both_orders_losses,
+    objectives.both_displays_losses, objectives.soft_ties_losses, objectives.current_rank_losses,
+    objectives.ratings_only_losses])
 def test_a_rivals_loss_changes_the_gradient(step, losses):
     model, batch, _ = step
 
@@ -200,17 +232,18 @@ def test_a_rivals_loss_changes_the_gradient(step, losses):
     assert not torch.allclose(gradient(train.losses), gradient(losses), atol=1e-6)
 
 
+# ---- Its name, in the run's record ----------------------------------------------------------------------------------
+
 def test_a_rivals_loss_is_passed_to_train_and_named_in_its_config(small_world, tmp_path):
     """And such a run is gone on with under the same losses alone."""
     run = tmp_path / "run"
     train.train(*demo_run(run, steps=2), losses=objectives.first_step_losses)
-    assert read_run_config(str(run))["losses"] == "experiments.objectives.first_step_losses"
+    assert read_run_config(str(run))["losses"] == "experiments.objectives:first_step_losses"
     assert log_of(run)[0]["sll"] > 0
-    with refused("first_step_losses"):
-        train.main(["--resume", str(run)])
     resumed = train.RunConfig(resume=str(run))
-    with refused("other data or another configuration"):
-        train.train(data.DataConfig(), demo_config(steps=2), resumed)
+    for others in ({}, {"losses": objectives.soft_ties_losses}):
+        with refused("other data or another configuration"):
+            train.train(data.DataConfig(), demo_config(steps=2), resumed, **others)
     train.train(data.DataConfig(), demo_config(steps=2), resumed, losses=objectives.first_step_losses)
 
 
@@ -218,52 +251,78 @@ def losses(model, batch, cfg):
     return objectives.first_step_losses(model, batch, cfg)
 
 
-@pytest.mark.parametrize("own, name", [(losses, f"{__name__}.losses"),
-                                       (functools.partial(losses), f"{__name__}.losses()")])
-def test_a_loss_of_ones_own_is_told_from_the_projects_even_where_it_has_its_name(
-        small_world, tmp_path, own, name, capsys):
-    run = tmp_path / "run"
-    train.train(*demo_run(run, steps=2), losses=own)
+@pytest.mark.parametrize("own, name", [
+    (objectives.first_step_losses, "experiments.objectives:first_step_losses"), (losses, f"{__name__}:losses")])
+def test_resume_finds_the_losses_by_their_name(small_world, tmp_path, own, name):
+    """Also those of another module with the name of the project's: the run ends as one never disturbed."""
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    train.train(*demo_run(straight, steps=4, valid_every=2), losses=own)
+    with pytest.raises(Crash):
+        train.train(*demo_run(run, steps=4, valid_every=2), losses=own, on_step=crash_at(3))
+    assert saved_step(run) == 2 and read_run_config(str(run))["losses"] == name
+    with refused("takes no other flag"):
+        train.main(["--resume", str(run), "--losses", name])
+    train.main(["--resume", str(run)])
+    assert saved_step(run) == 4
+    assert_same_weights(straight, run)
+    assert log_of(straight) == log_of(run)
+
+
+def test_losses_are_named_on_the_command_line(small_world, tmp_path, capsys):
+    """--losses module:function is what losses=function is."""
+    name, run, flags = "experiments.objectives:soft_ties_losses", tmp_path / "run", []
+    for field, value in (("steps", 2), ("batch_size", 8), ("valid_every", 4), ("valid_lists", 5), ("test_lists", 0)):
+        flags += [f"--{field}", str(value)]
+    train.main([*flags, "--losses", name, "--out", str(run)])
     assert read_run_config(str(run))["losses"] == name and f"loss: {name};" in capsys.readouterr().out
-    with refused("trained with the losses"):
-        train.main(["--resume", str(run)])
+    train.train(*demo_run(tmp_path / "other", steps=2), losses=objectives.soft_ties_losses)
+    assert_same_weights(run, tmp_path / "other")
+    train.train(*demo_run(tmp_path / "ours", steps=2))
+    assert log_of(tmp_path / "ours") != log_of(run) == log_of(tmp_path / "other")
 
 
-def weighted(model, batch, cfg, weight=1.0):
-    terms = train.losses(model, batch, cfg)
-    return {**terms, "total": weight * terms["total"]}
+@pytest.mark.parametrize("name", [
+    "experiments.objectives:nothing", "nowhere:losses", "experiments.objectives", "train:WARMUP", "", "a b:c"])
+def test_losses_that_are_no_function_are_refused_before_anything_is_written(small_world, tmp_path, name):
+    assert one_line(train.main, ["--losses", name, "--out", str(tmp_path / "run")]).startswith(f"--losses {name}")
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_with_another_value_given_to_it_is_another_loss(small_world, tmp_path):
+def test_a_loss_of_ones_own_is_told_from_the_projects_even_where_it_has_its_name(small_world, tmp_path, capsys):
     run = tmp_path / "run"
-    train.train(*demo_run(run, steps=2), losses=functools.partial(weighted, weight=2.0))
-    resumed = data.DataConfig(), demo_config(steps=2), train.RunConfig(resume=str(run))
+    train.train(*demo_run(run, steps=2), losses=losses)
+    name = f"{__name__}:losses"
+    assert read_run_config(str(run))["losses"] == name and f"loss: {name};" in capsys.readouterr().out
     with refused("other data or another configuration"):
-        train.train(*resumed, losses=functools.partial(weighted, weight=3.0))
-    train.train(*resumed, losses=functools.partial(weighted, weight=2.0))
+        train.train(data.DataConfig(), demo_config(steps=2), train.RunConfig(resume=str(run)))
 
 
-def test_a_partials_name_is_the_same_in_another_process_or_refused():
-    named = train.name_of(functools.partial(weighted, "a", weight=2.0, cfg=losses, batch=None))
-    assert named == f"{__name__}.weighted('a', batch=None, cfg={__name__}.losses, weight=2.0)"
-    with refused("got Tensor"):
-        train.name_of(functools.partial(weighted, weight=torch.ones(2)))
+@pytest.mark.parametrize("nameless", [
+    functools.partial(losses), lambda *given: losses(*given), functools.partial(lambda *given: losses(*given))],
+    ids=["partial", "lambda", "both"])
+def test_a_loss_without_a_name_is_refused_before_anything_is_written(small_world, tmp_path, nameless):
+    """A partial's values and a lambda's text are in no name: two of them could not be told apart."""
+    assert "def mine(...)" in one_line(train.name_of, nameless)
+    assert "def mine(...)" in one_line(train.train, *demo_run(tmp_path / "run", steps=2), losses=nameless)
+    assert not (tmp_path / "run").exists()
 
 
-def weighted_by(weight, tensors=()):
-    def mine(model, batch, cfg):
-        return weighted(model, batch, cfg, weight + len(tensors))
-    return mine
+def test_a_run_whose_losses_no_name_leads_to_is_gone_on_with_from_python_alone(small_world, tmp_path):
+    """A function made inside another one: --resume says in one line that it cannot be found."""
+    def inner(model, batch, cfg):
+        return losses(model, batch, cfg)
+    run = tmp_path / "run"
+    train.train(*demo_run(run, steps=2), losses=inner)
+    assert f"{run}/config.json: " in one_line(train.main, ["--resume", str(run)])
+    train.train(data.DataConfig(), demo_config(steps=2), train.RunConfig(resume=str(run)), losses=inner)
 
 
-def test_functions_made_by_one_function_are_told_apart_by_the_numbers_they_hold():
-    one, other = (train.name_of(weighted_by(weight, [torch.ones(2)])) for weight in (2.0, 3.0))
-    assert one == train.name_of(weighted_by(2.0)) != other
-    assert one == f"{__name__}.weighted_by.<locals>.mine({{'weight': 2.0}})"
-
+# ---- What it returns ------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("accum", [1, 2])
-def test_a_loss_that_returns_other_names_for_a_later_part_or_step_is_refused(small_world, tmp_path, accum):
+def test_a_loss_that_returns_other_names_for_a_later_part_or_step_is_refused(
+        small_world, tmp_path, monkeypatch, accum):
+    monkeypatch.setattr(run_folder, "LOG_EVERY", 2)
     calls = []
 
     def mine(model, batch, cfg):
@@ -271,19 +330,19 @@ def test_a_loss_that_returns_other_names_for_a_later_part_or_step_is_refused(sma
         terms = train.losses(model, batch, cfg)
         return {**terms, "sometimes": terms["total"]} if len(calls) % 2 == 0 else terms
     with refused("same names each time"):
-        train.train(*demo_run(tmp_path / "run", steps=2, grad_accum=accum, log_every=2), losses=mine)
+        train.train(*demo_run(tmp_path / "run", steps=2, grad_accum=accum), losses=mine)
 
 
 def test_the_fields_of_the_log_are_those_that_a_loss_may_not_have(demo_straight):
     of_losses = {"sft", "sll", "psl", "kl", "history", "candidates", "total", "blind_sll", "perfect_sll"}
     unseen = {"tokens", "tokens_per_second"}  # not in log.jsonl; left out by log_of
-    assert set().union(*log_of(demo_straight)) - of_losses == train.LOG_FIELDS - unseen
+    assert set().union(*log_of(demo_straight)) - of_losses == run_folder.LOG_FIELDS - unseen
 
 
 @pytest.mark.parametrize("change, message", [
     (lambda terms: terms["total"].mean(), r"shape \(8,\), got as total"),
     (lambda terms: terms["total"].repeat(2), r"shape \(8,\), got as total"),
-    (lambda terms: 1.0, r"shape \(8,\), got as total 1.0")])
+    (lambda terms: 1.0, r"shape \(8,\), got as total float")])
 def test_a_loss_that_is_not_one_number_per_list_is_refused(small_world, tmp_path, change, message):
     """A mean would be averaged again, over --grad_accum's parts, and the gradient would be another."""
     def own(model, batch, cfg):
@@ -298,7 +357,9 @@ def test_a_loss_that_is_not_one_number_per_list_is_refused(small_world, tmp_path
     (lambda terms: terms["total"], 'must return a dict with a "total"'),
     (lambda terms: {**terms, "sft": terms["sft"].mean()}, "got as sft"),
     *[(lambda terms, name=name: {**terms, name: terms["sft"]}, f"must not return .'{name}'.: another name")
-      for name in sorted(train.LOG_FIELDS)]])
+      for name in sorted(run_folder.LOG_FIELDS)]])
 def test_a_loss_without_a_total_or_with_a_name_of_the_log_is_refused(small_world, tmp_path, own, message):
+    def mine(model, batch, cfg):
+        return own(train.losses(model, batch, cfg))
     with refused(message):
-        train.train(*demo_run(tmp_path / "run", steps=2), losses=lambda *given: own(train.losses(*given)))
+        train.train(*demo_run(tmp_path / "run", steps=2), losses=mine)

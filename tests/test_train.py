@@ -10,18 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import (
-    Crash, OneDevice, assert_same_weights, csv_run, demo_config, demo_run, log_of, saved_step, state_of)
+    Crash, assert_same_weights, csv_run, demo_config, demo_run, log_of, one_line, state_of)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import many, write
+from oracles import OneDevice
+from worlds import byte_level, many, write
 
 import alro
-import baselines
 import data
 import evaluate
-import runs
 import train
-from model import build_model, load_run
+from experiments import compare, rivals
+from experiments.ablation import AblationConfig, ablation
+from plumbing import folder as run_folder
+from plumbing.model import build_model, load_run, tokenise, warn_of_unknown_titles, word_tokenizer
+from plumbing.tables import FEW_STEPS, describe_start
 
 GOLDEN = Path(__file__).with_name("golden.json")
 DATA = data.DataConfig()
@@ -35,11 +38,11 @@ def test_overfits_one_batch():
     cfg = demo_config()
     ratings = data.load(DATA)
     lists = data.informative(data.split(ratings, DATA).train, "training")[:8]
-    model, tokenizer = build_model(cfg, ratings)
-    encoder = data.Encoder(tokenizer, ratings.prompt_words(), 6, 500)
+    model, tokenizer = build_model(cfg, ratings.words)
+    encoder = data.Encoder(tokenizer, ratings.words, 6, 500)
     steps = train.TrainingSteps(lists, encoder, cfg)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    batch, _ = steps.batch(lists, 0)
+    batch = steps.two_displays(lists, 0)
     for _ in range(100):
         loss = train.losses(model, batch, cfg)["total"].mean()
         loss.backward()
@@ -76,7 +79,7 @@ def test_two_seeded_runs_are_identical_and_another_seed_is_not(tmp_path, demo_st
 def test_best_model_on_validation_is_the_one_kept(tmp_path, monkeypatch):
     """NDCG goes up, then down: model/ holds the weights of the best, checkpoint/ those of the last step."""
     values = iter([0.5, 0.9, 0.7])
-    monkeypatch.setattr(train, "validate", lambda *_: ({"valid_ndcg": next(values)}, set()))
+    monkeypatch.setattr(train, "validate", lambda *_: {"valid_ndcg": next(values)})
     kept = {}
     outcome = train.train(*demo_run(tmp_path / "run"), on_step=lambda step: kept.setdefault(step, (
         tmp_path / "run" / "model" / "model.safetensors").read_bytes() if step >= 4 else b""))
@@ -84,38 +87,30 @@ def test_best_model_on_validation_is_the_one_kept(tmp_path, monkeypatch):
     assert kept[4] != kept[8] == kept[12]
 
 
-def test_patience_stops_early(tmp_path, monkeypatch):
-    values = iter([0.9, 0.5, 0.4])
-    monkeypatch.setattr(train, "validate", lambda *_: ({"valid_ndcg": next(values)}, set()))
-    train.train(*demo_run(tmp_path / "run", patience=1))
-    assert saved_step(tmp_path / "run") == 8
-    train.main(["--resume", str(tmp_path / "run")])  # a run that stopped early is not gone on with
-    assert saved_step(tmp_path / "run") == 8
-
-
 # ---- Its switches ---------------------------------------------------------------------------------------------------
 
 def step_of(cfg):
     ratings = data.load(DATA)
     lists = data.informative(data.split(ratings, DATA).train, "training")
-    model, tokenizer = build_model(cfg, ratings)
-    encoder = data.Encoder(tokenizer, ratings.prompt_words(), 6, 500)
+    model, tokenizer = build_model(cfg, ratings.words)
+    encoder = data.Encoder(tokenizer, ratings.words, 6, 500)
     return model, train.TrainingSteps(lists, encoder, cfg), lists
 
 
 def test_display_order_and_psl_rows():
     """shown: the fixed order in the first copy; shuffled: another each epoch; the second copy shares the gold order."""
     _, steps, lists = step_of(demo_config(display_order="shown"))
-    (batch, _), (again, _) = steps.batch(lists[:5], 0), steps.batch(lists[:5], 1)
+    batch, again = steps.two_displays(lists[:5], 0), steps.two_displays(lists[:5], 1)
     assert batch.slots.shape == (10, 6) and batch.slots[:5].tolist() == [one.shown for one in lists[:5]]
     assert torch.equal(again.slots[:5], batch.slots[:5]) and not torch.equal(again.slots[5:], batch.slots[5:])
     assert torch.equal(batch.order[:5], batch.order[5:]) and torch.equal(batch.ratings[:5], batch.ratings[5:])
     _, steps, _ = step_of(demo_config(display_order="shuffled"))
-    batch, _ = steps.batch(lists[:5], 0)
+    batch = steps.two_displays(lists[:5], 0)
     assert all(first != other for first, other in zip(batch.slots[:5].tolist(), batch.slots[5:].tolist()))
     _, steps, _ = step_of(demo_config(display_order="shuffled", beta=0.0, history_weight=0.0))
-    (batch, _), (again, _) = steps.batch(lists[:5], 0), steps.batch(lists[:5], 1)
+    batch, again = steps.two_displays(lists[:5], 0), steps.two_displays(lists[:5], 1)
     assert batch.slots.shape == (5, 6) and not torch.equal(batch.slots, again.slots)
+
 
 def test_without_weights_the_ratings_are_no_part_of_the_objective():
     """--history_weight 0 --candidate_weight 0: the paper's objective, as far as we know it."""
@@ -146,7 +141,7 @@ def test_a_validation_says_and_knows(demo_straight):
     cfg = demo_config()
     model, steps, _ = step_of(cfg)
     lists = data.informative(data.split(data.load(DATA), DATA).valid, "validation")[:5]
-    found, _ = train.validate(model, lists, steps.encoder, cfg)
+    found = train.validate(model, lists, steps.encoder, cfg)
     slots = [data.random_slots(6, "eval", one.list_id, 0) for one in lists]
     for name, decode in (("valid_ndcg", "greedy"), ("valid_knows", "ratings")):
         order = evaluate.ModelRanker(model, steps.encoder, decode)(lists, slots)
@@ -154,36 +149,36 @@ def test_a_validation_says_and_knows(demo_straight):
         assert found[name] == pytest.approx(evaluate.ndcg(ratings, order, 6).mean().item())
     assert [row.keys() for row in log_of(demo_straight) if "valid_ndcg" in row] == [
         {"step", "valid_ndcg", "valid_knows"}] * 3
-    assert train.validate(model, lists, steps.encoder, demo_config(candidate_weight=0.0))[0].keys() == {"valid_ndcg"}
+    assert train.validate(model, lists, steps.encoder, demo_config(candidate_weight=0.0)).keys() == {"valid_ndcg"}
 
 
 @pytest.mark.parametrize("weight", [0.4, 0.0])
 def test_a_runs_table_has_what_it_knows_beside_what_it_says(tmp_path, capsys, weight):
     run = tmp_path / "run"
-    outcome = train.train(*demo_run(run, steps=2, candidate_weight=weight, test_at_end=True, test_limit=4))
+    outcome = train.train(*demo_run(run, steps=2, candidate_weight=weight, test_lists=4))
     row = outcome["result"]["methods"].get("knows")
     assert (row is not None) == (weight > 0) == ("sorted by the rating" in capsys.readouterr().out)
     if row:
         order = list(outcome["result"]["methods"])
         assert order.index("knows") == order.index("trained") + 1
         assert row.keys() == outcome["result"]["methods"]["trained"].keys() and len(row["mean_rank_by_slot"]) == 6
-        alone = evaluate.main([str(run), "--decode", "ratings", "--limit", "4", "--orders", "2"])[str(run)]
-        assert alone["methods"][str(run)]["ndcg@6"] == row["ndcg@6"] and alone["decode"] == "ratings"
+        alone = evaluate.main([str(run), "--decode", "ratings", "--limit", "4", "--orders", "2"])["result"]
+        assert alone["methods"]["knows"]["ndcg@6"] == row["ndcg@6"] and alone["decode"] == "ratings"
         assert (run / "eval-test-ratings.json").exists()
 
 
-def test_ratings_that_no_token_tells_are_said_to_be_no_targets(tmp_path, capsys):
+def test_ratings_that_no_token_tells_are_said_to_be_no_targets(tmp_path):
     """Half stars in digits of one token each: one line, and the run goes on without them."""
-    from worlds import byte_level
     folder = write(tmp_path, "csv", many(users=30, least=16, most=22), {str(i): f"Film {i}" for i in range(40)})
     data_cfg, cfg, _ = csv_run(folder, tmp_path / "run")
-    job = train.prepare(data_cfg, cfg, 0, 1)
-    assert "candidates are no targets" not in train.describe_start("csv", cfg, job, "cpu", "losses")
+    job = train.prepare(data_cfg, cfg)
+    assert "no single token" not in describe_start(data_cfg, cfg, job, "cpu", "train:losses")
     encoder = dataclasses.replace(job.encoder, tokenizer=byte_level(digits=True))
-    said = train.describe_start("csv", cfg, job._replace(encoder=encoder), "cpu", "losses")
-    assert "no single token" in said and "0.5, 1, 1.5" in said
+    said = describe_start(data_cfg, cfg, job._replace(encoder=encoder), "cpu", "train:losses")
+    assert "no single token" in said and "candidates' are no targets" in said and "0.5, 1, 1.5" in said
     off = dataclasses.replace(cfg, candidate_weight=0.0)
-    assert "no single token" not in train.describe_start("csv", off, job._replace(encoder=encoder), "cpu", "losses")
+    said = describe_start(data_cfg, off, job._replace(encoder=encoder), "cpu", "train:losses")
+    assert "no single token" not in said
 
 
 @settings(max_examples=25)
@@ -195,7 +190,7 @@ def test_how_ties_fall_in_the_gold_order_does_not_depend_on_the_displayed_order(
     gold = []
     for displayed, display_order in ((one.shown, "shown"), (shown, "shown"), (shown, "shuffled")):
         steps = tied_steps(demo_config(seed=seed, display_order=display_order))
-        batch, _ = steps.batch([dataclasses.replace(one, shown=displayed)], epoch=seed)
+        batch = steps.two_displays([dataclasses.replace(one, shown=displayed)], epoch=seed)
         gold += batch.order.tolist()
     assert all(order == gold[0] for order in gold)
     assert [one.ratings[item] for item in gold[0]] == sorted(one.ratings, reverse=True)
@@ -207,7 +202,7 @@ def test_a_tie_falls_either_way_in_every_display_and_anew_in_each_epoch():
     one = dataclasses.replace(TIED_LIST, ratings=[3.0] * 6)
     steps, counts = tied_steps(demo_config(display_order="shuffled")), torch.zeros(3, 6)
     for epoch in range(400):
-        batch, _ = steps.batch([one], epoch)
+        batch = steps.two_displays([one], epoch)
         slot_of_first = (batch.slots == batch.order[:, :1]).long().argmax(-1)  # (2,)
         counts[[0, 1], slot_of_first] += 1
         counts[2, batch.order[0, 0]] += 1
@@ -221,22 +216,22 @@ TIED_LIST = data.RankingList("7/train-0", 0, [(6, 4.0)], [0, 1, 2, 3, 4, 5], [3.
 @functools.cache
 def tied_encoder():
     ratings = data.load(DATA)
-    _, tokenizer = build_model(demo_config(), ratings)
-    return data.Encoder(tokenizer, ratings.prompt_words(), 6, 500)
+    _, tokenizer = build_model(demo_config(), ratings.words)
+    return data.Encoder(tokenizer, ratings.words, 6, 500)
 
 
 def tied_steps(cfg):
     return train.TrainingSteps([TIED_LIST], tied_encoder(), cfg)
 
 
-def test_sft_and_sll_are_of_the_first_displayed_order_and_psl_pulls_the_other_to_it():
+def test_sft_and_sll_are_of_the_first_displayed_order_and_psl_pulls_both_together():
     """Against the pure losses of the batch's two halves; the history is read once."""
-    cfg = demo_config(through_target=False)
+    cfg = demo_config()
     model, steps, _ = step_of(cfg)
     batch = steps[0].parts[0]
     found = train.losses(model, batch, cfg)
     answer_logits, history_logits, candidate_logits = alro.target_logits(model, batch)
-    first, other = alro.item_log_probs(answer_logits, batch).split(8)
+    first, other = alro.candidate_log_probs(answer_logits, batch).split(8)
     order, ratings = batch.order[:8], batch.ratings[:8]
     y, other_y = first.log_softmax(-1), other.log_softmax(-1)
     expected = {
@@ -247,10 +242,12 @@ def test_sft_and_sll_are_of_the_first_displayed_order_and_psl_pulls_the_other_to
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(found["sft"], alro.sft_loss(other, order))
-    psl, = torch.autograd.grad(found["psl"].sum(), model.get_input_embeddings().weight, retain_graph=True)
-    to_first, = torch.autograd.grad(
-        alro.permutation_loss(y.detach(), other_y).sum(), model.get_input_embeddings().weight)
-    torch.testing.assert_close(psl, to_first, rtol=1e-3, atol=1e-4)
+    weight = model.get_input_embeddings().weight
+    psl, = torch.autograd.grad(found["psl"].sum(), weight, retain_graph=True)
+    of_both, = torch.autograd.grad(alro.permutation_loss(y, other_y).sum(), weight, retain_graph=True)
+    to_first, = torch.autograd.grad(alro.permutation_loss(y.detach(), other_y).sum(), weight)
+    torch.testing.assert_close(psl, of_both, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(psl, to_first, rtol=1e-3, atol=1e-4)
 
 
 def test_every_epoch_sees_every_list_once():
@@ -272,7 +269,7 @@ def test_gradient_accumulation_gives_the_same_gradient(tmp_path, demo_straight, 
 
 
 @pytest.mark.parametrize("change", [
-    {"alpha": 0.0}, {"beta": 0.5}, {"gamma": 5.0}, {"sigma": 2.0}, {"history_weight": 0.0}, {"through_target": False},
+    {"alpha": 0.0}, {"beta": 0.5}, {"gamma": 5.0}, {"sigma": 2.0}, {"history_weight": 0.0},
     {"display_order": "shuffled"}, {"candidate_weight": 0.0}])
 def test_each_switch_changes_the_gradient(change):
     def gradient(cfg):
@@ -285,9 +282,9 @@ def test_each_switch_changes_the_gradient(change):
 def test_lora_trains_the_adapter_alone_and_is_loaded_again(tmp_path):
     pytest.importorskip("peft")
     ratings = data.load(DATA)
-    model, tokenizer = build_model(demo_config(), ratings)
-    runs.save_model(model, tokenizer, tmp_path)  # a base model in a folder of its own
-    more = {"model": str(tmp_path / "model"), "lora_rank": 2, "test_at_end": True, "test_limit": 3}
+    model, tokenizer = build_model(demo_config(), ratings.words)
+    run_folder.save_model(model, tokenizer, tmp_path)  # a base model in a folder of its own
+    more = {"model": str(tmp_path / "model"), "lora_rank": 2, "test_lists": 3}
     outcome = train.train(*demo_run(tmp_path / "run", **more))
     assert all("lora" in name for name in state_of(tmp_path / "run")["weights"])
     assert (tmp_path / "run" / "model" / "adapter_config.json").exists() and "trained" in outcome["result"]["methods"]
@@ -296,46 +293,48 @@ def test_lora_trains_the_adapter_alone_and_is_loaded_again(tmp_path):
 def test_what_an_adapter_is_put_on_has_one_format_in_training_and_afterwards(tmp_path, monkeypatch):
     """On a GPU a LoRA run's base model is bf16: in float32 it would need twice the memory to evaluate than to train."""
     pytest.importorskip("peft")
-    built, tokenizer = build_model(demo_config(), data.load(DATA))
-    runs.save_model(built, tokenizer, tmp_path)
-    monkeypatch.setattr("model.dtype_beside_adapter", lambda *_: torch.bfloat16)
-    cfg = {"model": str(tmp_path / "model"), "lora_rank": 2, "bf16": True, "steps": 2, "log_every": 1}
+    built, tokenizer = build_model(demo_config(), data.load(DATA).words)
+    run_folder.save_model(built, tokenizer, tmp_path)
+    monkeypatch.setattr("plumbing.model.dtype_beside_adapter", lambda *_: torch.bfloat16)
+    cfg = {"model": str(tmp_path / "model"), "lora_rank": 2, "bf16": True, "steps": 2}
     train.train(*demo_run(tmp_path / "run", **cfg))
-    loaded, _ = load_run(str(tmp_path / "run"))
+    run = str(tmp_path / "run")
+    loaded, _ = load_run(run, run_folder.read_run_config(run))
     formats = {weight.dtype for name, weight in loaded.named_parameters() if "lora" not in name}
     adapters = {weight.dtype for name, weight in loaded.named_parameters() if "lora" in name}
     assert formats == {torch.bfloat16} and adapters == {torch.float32}
 
 
 def test_ablation_pools_seeds_and_prints_the_arms_side_by_side(few_draws, tmp_path, capsys):
-    cfg, root = demo_config(steps=2, test_limit=4, test_orders=2), tmp_path / "x"
-    table = train.ablation(DATA, cfg, train.RunConfig(out=str(root), ablation=True, seeds=2))
+    cfg, root = demo_config(steps=2, test_lists=4), tmp_path / "x"
+    table = ablation(DATA, cfg, AblationConfig(out=str(root), seeds=2, orders=2))
     arms = [f"{arm}-{display}" for display in ("shuffled", "shown") for arm in ("SFT", "SFT+SLL", "SFT+PSL", "ALRO")]
-    assert list(table["methods"]) == ["chance", *(f"{arm}-0 +1 seeds" for arm in arms), "item mean", "retriever",
-                                      "oracle"]
+    of_arms = [f"{arm}-0 +1 seeds{knows}" for arm in arms for knows in ("", ", knows")]
+    assert list(table["methods"]) == ["chance", *of_arms, "item mean", "retriever", "oracle"]
+    assert table["ranked_lists"] == 4 and table["orders"] == 2
     printed = capsys.readouterr().out
     assert all(arm in printed for arm in arms) and "sd of seeds" in printed
     configs = [json.loads((root / f"{arm}-1" / "config.json").read_text())["train"] for arm in arms]
     alpha, beta = cfg.alpha, cfg.beta
     assert [(c["alpha"], c["beta"], c["display_order"]) for c in configs] == [
         (a, b, display) for display in ("shuffled", "shown") for a, b in ((0, 0), (alpha, 0), (0, beta), (alpha, beta))]
-    row = table["methods"]["SFT-shown-0 +1 seeds"]
-    alone = [evaluate.main([f"{root}/SFT-shown-{seed}", "--limit", "4", "--orders", "2"]) for seed in (0, 1)]
-    means = [next(iter(found.values()))["methods"][f"{root}/SFT-shown-{seed}"]["ndcg@6"]["mean"]
-             for seed, found in enumerate(alone)]
-    assert row["by_seed"]["ndcg@6"] == pytest.approx(means) and row["ndcg@6"]["mean"] == pytest.approx(sum(means) / 2)
+    alone = [evaluate.main([f"{root}/SFT-shown-{seed}", "--limit", "4", "--orders", "2"])["result"] for seed in (0, 1)]
+    for name, row in (("trained", "SFT-shown-0 +1 seeds"), ("knows", "SFT-shown-0 +1 seeds, knows")):
+        means, row = [found["methods"][name]["ndcg@6"]["mean"] for found in alone], table["methods"][row]
+        assert row["by_seed"]["ndcg@6"] == pytest.approx(means)
+        assert row["ndcg@6"]["mean"] == pytest.approx(sum(means) / 2)
     pairs = table["differences"]
-    assert len(pairs) == 10 and all(pair.endswith(" - SFT-shuffled-0 +1 seeds") for pair in pairs)
+    assert len(pairs) == 18 and all(pair.endswith(" - SFT-shuffled-0 +1 seeds") for pair in pairs)
+    assert json.loads((root / "ablation.json").read_text())["methods"] == table["methods"]
 
 
 def test_an_ablation_run_again_goes_on_with_its_arms(few_draws, tmp_path, monkeypatch):
     """Crashed in its third arm, then twice the same command: the table of one never disturbed, and no arm anew."""
-    cfg = demo_config(steps=2, valid_every=1, test_limit=2, test_orders=1)
+    cfg = demo_config(steps=2, valid_every=1, test_lists=2)
     monkeypatch.chdir(tmp_path)
 
     def table(out):
-        methods = train.ablation(DATA, cfg, train.RunConfig(out=out, ablation=True))["methods"]
-        return {name.rpartition("/")[2]: row for name, row in methods.items()}
+        return ablation(DATA, cfg, AblationConfig(out=out, orders=1))["methods"]
     whole, real, steps = table("whole"), train.one_step, []
 
     def crash(*arguments):
@@ -360,11 +359,13 @@ def test_log_holds_the_references(demo_straight):
     assert row["blind_sll"] > 0 and {"sft", "sll", "psl", "kl", "history", "grad_norm", "lr"} <= row.keys()
 
 
-def test_a_line_of_several_steps_has_the_last_ones_rate():
-    log = runs.TrainingLog(None, 0, 6)
+def test_a_line_of_several_steps_has_the_last_ones_rate(tmp_path):
+    log = run_folder.TrainingLog(tmp_path, 6)
     for step, rate in ((1, 0.1), (2, 0.2)):
-        log.add(step, {"total": torch.tensor(1.0), "tokens": torch.tensor(5.0)}, ["a"], rate)
-    assert log.flush()["lr"] == 0.2
+        log.add(step, {"total": torch.tensor(float(step)), "tokens": torch.tensor(5.0), "lr": rate}, ["a"])
+    log.flush()
+    line, = log_of(tmp_path)
+    assert (line["step"], line["lr"], line["total"]) == (2, 0.2, 1.5)
 
 
 def test_the_rate_in_the_log_is_that_of_its_step(demo_straight):
@@ -377,59 +378,92 @@ def test_config_json_and_every_table_of_a_run_name_the_same_hardware(tmp_path, t
     """The tiny model runs on one thread, whatever the process had before; the table at the end and one made later say
     what config.json says. (Once it said 2 threads, and the table of the same run 1.)"""
     run = tmp_path / "run"
-    train.train(*demo_run(run, steps=2, test_at_end=True, test_limit=3))
+    train.train(*demo_run(run, steps=2, test_lists=3))
     said = {name: json.loads((run / name).read_text())["hardware"] for name in ("config.json", "eval-test.json")}
     torch.set_num_threads(2)
-    later = evaluate.main([str(run), "--limit", "3"])[str(run)]["hardware"]
+    later = evaluate.main([str(run), "--limit", "3"])["result"]["hardware"]
     assert set(said.values()) == {later} and "1 thread" in later
 
 
-def test_a_list_that_lost_history_in_any_use_is_returned_and_reported(tmp_path, monkeypatch, capsys):
-    """In training, validation and test, against the prompts' own lengths: the ids of just those lists whose prompt
-    and answer would be longer than what the model can read."""
+def test_a_list_that_loses_history_in_any_use_is_cut_once_and_reported(tmp_path, monkeypatch, capsys):
+    """In training, validation and test, against the prompts' own lengths: cut are just those lists whose prompt would
+    be longer than what the model can read beside an answer and as much again, and by no rating more than they must."""
     titles = {str(i): "Film" + " very" * (i % 4) + f" {i}" for i in range(40)}
     write(tmp_path, "csv", many(users=30, least=16, most=22), titles)
-    more = {"steps": 12, "valid_limit": 0, "test_limit": 0, "test_at_end": True, "valid_every": 12}
+    more = {"steps": 12, "valid_lists": None, "test_lists": None, "valid_every": 12}
     data_cfg, cfg, run_cfg = csv_run(tmp_path, tmp_path / "run", **more)  # 12 steps of 4: all training lists
     ratings = data.load(data_cfg)
-    splits = data.split(ratings, data_cfg)
-    unlimited = data.Encoder(build_model(cfg, ratings)[1], ratings.prompt_words(), 3, 10 ** 6)
-    tokens = {}  # split -> list id -> tokens of prompt and answer
-    for name, lists in zip(("train", "valid", "test"), splits):
-        lists = [one for one in lists if one.informative]
-        prompts = unlimited.tokenise(lists, [one.shown for one in lists])
-        tokens[name] = {one.list_id: len(prompt.tokens) + 3 for one, prompt in zip(lists, prompts)}
-    limit = statistics.median(count for counts in tokens.values() for count in counts.values())
-    expected = {name: {list_id for list_id, count in counts.items() if count > limit}
-                for name, counts in tokens.items()}
-    assert all(0 < len(expected[name]) < len(tokens[name]) for name in tokens)
-    monkeypatch.setattr(data, "context_length", lambda *_: int(limit))
-    assert train.train(data_cfg, cfg, run_cfg)["shortened"] == expected
-    counts = {name: len(ids) for name, ids in expected.items()}
-    assert f"did not fit into the model's context: {counts}" in capsys.readouterr().out
-    evaluate.main([str(tmp_path / "run")])  # and wherever the run's model is asked later
-    baselines.main([str(tmp_path / "run"), "--embedding", "False"])
-    warnings = capsys.readouterr().err
-    assert warnings.count(f"{len(expected['test'])} lists lost their oldest history") == 2
+    splits, tokenizer = data.split(ratings, data_cfg), word_tokenizer(ratings.words)
+
+    def tokens(one):
+        return len(tokenise(tokenizer, [data.list_prompt(ratings.words, one, one.shown)]).input_ids[0])
+    whole = {name: [one for one in lists if one.informative]
+             for name, lists in zip(("training", "validation", "test"), splits)}
+    limit = int(statistics.median(tokens(one) for lists in whole.values() for one in lists)) + 6
+    monkeypatch.setattr(data, "context_length", lambda *_: limit)
+    job, chosen = train.prepare(data_cfg, cfg), evaluate.load_evaluation(data_cfg, "test")
+    used = {"training": job.steps.lists, "validation": job.valid_lists,
+            "test": evaluate.fit_to_model(chosen, job.encoder).lists}
+    counts = {}
+    for name, lists in used.items():
+        assert [one.list_id for one in lists] == [one.list_id for one in whole[name]]
+        counts[name] = 0
+        for one, before in zip(lists, whole[name]):
+            n = len(one.history)
+            assert one == dataclasses.replace(before, history=before.history[len(before.history) - n:])
+            assert (one == before) == (tokens(before) <= limit - 6)
+            if one != before:
+                counts[name] += 1
+                longer = dataclasses.replace(before, history=before.history[-n - 1:])
+                assert tokens(one) <= limit - 6 < tokens(longer)
+        assert 0 < counts[name] < len(lists)
+
+    def warned():
+        return capsys.readouterr().err.count(
+            f"warning: {counts['test']} of {len(whole['test'])} test lists lost their oldest history: the model reads "
+            f"{limit} tokens\n")
+    assert f"warning: {counts['training']} of {len(whole['training'])} training lists" in capsys.readouterr().err
+    train.train(data_cfg, cfg, run_cfg)
+    err = capsys.readouterr().err
+    assert err.count("lost their oldest history") == 2 and err.count("test lists lost") == 1
+    run = str(tmp_path / "run")
+    evaluate.main([run])  # and wherever the run's model is asked later
+    assert warned() == 1
+    rivals.main([run, "--embedding", "False"])
+    assert warned() == 1
+    compare.main([run])
+    assert warned() >= 1
 
 
-@pytest.mark.parametrize("limit, count", [(0, 60), (7, 7), (10 ** 6, 60)])
-def test_a_limit_of_0_is_all_wherever_there_is_a_limit(demo_straight, few_draws, tmp_path, limit, count):
-    """--test_limit, --valid_limit and --limit mean the same."""
+@pytest.mark.parametrize("limit, count", [(None, 60), (7, 7), (10 ** 6, 60)])
+def test_a_limit_of_none_is_all_wherever_there_is_a_limit(
+        demo_straight, few_draws, tmp_path, monkeypatch, limit, count):
+    """--test_lists, --valid_lists and --limit mean the same, also on the command line."""
     assert len(evaluate.load_evaluation(DATA, "test", limit).lists) == count
-    run = demo_run(tmp_path / "run", steps=1, test_at_end=True, test_orders=1, test_limit=limit, batch_size=64)
-    assert train.train(*run)["result"]["ranked_lists"] == count
-    found = evaluate.main([str(demo_straight), "--limit", str(limit), "--orders", "1"])
-    assert found["table"]["ranked_lists"] == count
+    monkeypatch.setattr(train, "TEST_ORDERS", 1)
     seen = []
 
     def validate(model, lists, *_):
         seen.append(len(lists))
-        return {"valid_ndcg": 0.5}, set()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "validate", validate)
-        train.train(*demo_run(tmp_path / "other", steps=1, valid_every=1, valid_limit=limit, batch_size=64))
-    assert seen == [count]
+        return {"valid_ndcg": 0.5}
+    monkeypatch.setattr(train, "validate", validate)
+    run = demo_run(tmp_path / "run", steps=1, valid_every=1, test_lists=limit, valid_lists=limit, batch_size=64)
+    assert train.train(*run)["result"]["ranked_lists"] == count and seen == [count]
+    told = ["--steps", "1", "--valid_every", "1", "--batch_size", "64", "--out", str(tmp_path / "told")]
+    outcome = train.main([*told, "--test_lists", str(limit), "--valid_lists", str(limit)])
+    assert outcome["result"]["ranked_lists"] == count and seen == [count, count]
+    for ask in (evaluate.main, compare.main):
+        ask([str(demo_straight), "--limit", str(limit), "--orders", "1", "--json", str(tmp_path / "table.json")])
+        assert json.loads((tmp_path / "table.json").read_text())["ranked_lists"] == count
+
+
+def test_a_limit_of_0_is_refused_but_for_the_test_lists_of_a_run(demo_straight, tmp_path):
+    """A run without test lists is one to be ranked later; all else would have nothing to do."""
+    assert "result" not in train.train(*demo_run(tmp_path / "run", steps=1, test_lists=0))
+    assert not (tmp_path / "run" / "eval-test.json").exists()
+    assert "--valid_lists must be at least 1" in one_line(train.main, ["--valid_lists", "0"])
+    for ask in (evaluate.main, compare.main, rivals.main):
+        assert "--limit must be at least 1" in one_line(ask, [str(demo_straight), "--limit", "0"])
 
 
 # ---- Cheaper steps --------------------------------------------------------------------------------------------------
@@ -452,7 +486,7 @@ def test_lengths_guess_the_prompts_tokens():
     _, steps, lists = step_of(demo_config())
     lists = [dataclasses.replace(one, history=one.history[n % 9:]) for n, one in enumerate(lists)]
     steps = train.TrainingSteps(lists, steps.encoder, steps.cfg)
-    true = torch.tensor([len(steps.encoder.tokenise([one], [one.shown])[0].tokens) for one in lists]).double()
+    true = steps.encoder.encode(lists, [one.shown for one in lists]).prompt_tokens.double()
     assert torch.corrcoef(torch.stack([true, steps.lengths.double()]))[0, 1] > 0.99
 
 
@@ -501,35 +535,44 @@ def test_a_run_too_short_to_learn_says_so_before_it_starts(small_world, tmp_path
     """30 users and the defaults once made ten steps of a warm-up of fifty, and a table at chance, without a word."""
     train.train(*demo_run(tmp_path / "run", steps=2, valid_every=2))
     assert "note: 2 steps are too few" in capsys.readouterr().out
-    _, cfg, _ = demo_run(tmp_path / "long", steps=train.FEW_STEPS)
-    job = train.prepare(data.DataConfig(), cfg, 0, 1)
-    assert "too few" not in train.describe_start("synthetic", cfg, job, "cpu", "losses")
+    cfg = demo_config(steps=FEW_STEPS)
+    assert "too few" not in describe_start(DATA, cfg, train.prepare(DATA, cfg), "cpu", "train:losses")
 
 
 @pytest.mark.parametrize("more,named", [
     ({}, "loss: SFT + 3 SLL"), ({"candidate_weight": 0.5}, "0.5 candidates' ratings")])
-def test_the_objective_is_said_before_the_first_step(small_world, tmp_path, more, named):
-    _, cfg, _ = demo_run(tmp_path / "run", **more)
-    job = train.prepare(data.DataConfig(), cfg, 0, 1)
-    assert named in train.describe_start("synthetic", cfg, job, "cpu", "losses")
+def test_the_objective_is_said_before_the_first_step(more, named):
+    cfg = demo_config(**more)
+    assert named in describe_start(DATA, cfg, train.prepare(DATA, cfg), "cpu", "train:losses")
 
 
-def test_the_rate_rises_stays_and_falls_by_shares_of_the_steps():
-    model = torch.nn.Linear(1, 1)
-    optimizer, scheduler = train.make_optimizer(model, train.TrainConfig(lr=1.0, warmup=0.2, decay=0.5), 10)
+def test_the_rate_rises_stays_and_falls_by_shares_of_the_steps(monkeypatch):
+    monkeypatch.setattr(train, "WARMUP", 0.2)
+    monkeypatch.setattr(train, "FALL", 0.5)
+    state = train.State(torch.nn.Linear(1, 1), train.TrainConfig(lr=1.0), 10)
     rates = []
     for _ in range(10):
-        rates.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
+        rates.append(state.scheduler.get_last_lr()[0])
+        state.optimizer.step()
+        state.scheduler.step()
     assert rates == pytest.approx([0, 0.5, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_titles_that_the_tokenizer_does_not_know_are_told_and_no_others(capsys):
+    """The tiny model's tokenizer knows every title that it was made from, as a prompt's line has it. (Once every demo
+    warned of all its titles: looked up without the line break before them, none was known.)"""
+    train.prepare(DATA, demo_config())
+    assert capsys.readouterr().err == ""
+    words = data.load(DATA).words
+    warn_of_unknown_titles(word_tokenizer(words), [*words.texts, "Zebra"])
+    assert f"1 of {len(words.texts) + 1} titles" in capsys.readouterr().err
 
 
 def test_the_log_tells_of_a_validation_once_its_model_is_saved(small_world, tmp_path, monkeypatch):
     """Killed while it is saved, the older model is there: the log must not say that it was validated, or is done."""
     def killed(*_):
         raise Crash
-    monkeypatch.setattr(train, "save_model", killed)
+    monkeypatch.setattr(run_folder, "save_model", killed)
     with pytest.raises(Crash):
         train.train(*demo_run(tmp_path / "run"))
     assert [row["step"] for row in log_of(tmp_path / "run")] == [1, 2, 3, 4]

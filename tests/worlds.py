@@ -3,7 +3,6 @@ import itertools
 import random
 import re
 
-import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -11,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 import alro
 import data
 from data import DataConfig
-from model import word_tokenizer
+from plumbing.model import word_tokenizer
 
 
 # ---- Files -----------------------------------------------------------------------------------------------------------
@@ -54,8 +53,9 @@ def read(folder, layout, **options):
 
 def rows_of(ratings):
     """A dataset as text again: {(user id, item id, rating, timestamp)}."""
-    return {(ratings.users[u], ratings.items[i], float(r), float(t))
-            for u, i, r, t in zip(ratings.user, ratings.item, ratings.rating, ratings.timestamp)}
+    columns = ratings.columns
+    return {(columns.users[u], columns.items[i], float(r), float(t))
+            for u, i, r, t in zip(columns.user, columns.item, columns.rating, columns.timestamp)}
 
 
 def many(users=12, items=40, seed=0, least=5, most=40):
@@ -85,8 +85,8 @@ def byte_level(digits=False):
 
 def word_level(titles):
     """The tiny model's tokenizer for a catalogue of these titles, with ratings in half stars."""
-    index, levels, titles = np.zeros(10, int), np.arange(1, 11) / 2, list(map(alro.clean_text, titles))
-    return word_tokenizer(data.Ratings(index, index, levels, levels, ["0"], [], titles, "movie", {}))
+    levels = [level / 2 for level in range(1, 11)]
+    return word_tokenizer(data.PromptWords(list(map(alro.clean_text, titles)), "movie", (0.5, 5.0), levels))
 
 
 def encoder_of(tokenizer, titles, m, max_length=100_000, levels=(1.0, 2.0, 3.0, 4.0, 5.0)):
@@ -117,5 +117,5 @@ def sentencepiece(kind: str) -> PreTrainedTokenizerFast:
 
 
 def tokenizer_of(kind: str, ratings):
-    return {"word": lambda: word_tokenizer(ratings), "byte": byte_level,
+    return {"word": lambda: word_tokenizer(ratings.words), "byte": byte_level,
             "byte, digits": lambda: byte_level(digits=True)}.get(kind, lambda: sentencepiece(kind))()

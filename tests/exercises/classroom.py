@@ -16,8 +16,8 @@ sys.path.insert(0, str(HERE.parents[1]))  # so that a script in this folder find
 
 import alro  # noqa: E402
 import data  # noqa: E402
-from model import tiny_model, word_tokenizer  # noqa: E402, F401  (what the checks build)
-from runs import check_input, run_script  # noqa: E402
+from plumbing.flags import check_input, run_script  # noqa: E402
+from plumbing.model import tiny_model, tokenise, word_tokenizer  # noqa: E402, F401  (what the checks build)
 
 NUMBERS = sorted(int(path.stem.split("_")[1]) for path in HERE.glob("exercise_*.py"))
 
@@ -46,7 +46,7 @@ def load(number: int, whose: str):
 
 
 def run_exercise(main) -> None:
-    """runs.run_script of a script that calls the student's functions; one that is still a stub is named."""
+    """flags.run_script of a script that calls the student's functions; one that is still a stub is named."""
     def named():
         try:
             main()
@@ -160,13 +160,19 @@ def judge_suspects(holds, right, name: str) -> None:
 
 # ---- A small world -------------------------------------------------------------------------------------------------
 
-RATINGS = data.synthetic(data.DataConfig(list_size=5, history_size=6), n_users=12)
+RATINGS = data.load(data.DataConfig(list_size=5, history_size=6), n_users=12)
 LISTS = data.split(RATINGS, data.DataConfig(list_size=5, history_size=6)).train[:8]
-TOKENIZER = word_tokenizer(RATINGS)
+TOKENIZER = word_tokenizer(RATINGS.words)
 
 
 def encoder() -> data.Encoder:
-    return data.Encoder(TOKENIZER, RATINGS.prompt_words(), 5, 500)
+    return data.Encoder(TOKENIZER, RATINGS.words, 5, 500)
+
+
+def prompts(encoder, lists, slots) -> list[list[int]]:
+    """The tokens of each list's prompt, in its displayed order, without an answer."""
+    texts = [data.list_prompt(encoder.words, *pair) for pair in zip(lists, slots)]
+    return tokenise(encoder.tokenizer, texts).input_ids
 
 
 def uneven_lists() -> list[data.RankingList]:

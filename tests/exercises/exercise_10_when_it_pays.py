@@ -19,7 +19,7 @@ import evaluate
 
 def world_lists(new_films: int, users: int = 1000) -> evaluate.EvaluationData:
     """All test lists with two different ratings, of the synthetic world of DataConfig(new_films=new_films) with so many
-    users. Hint: data.synthetic, data.split, evaluate.choose_lists.
+    users. Hint: data.load, data.split, evaluate.choose_lists.
     """
     raise NotImplementedError
 
@@ -27,8 +27,8 @@ def world_lists(new_films: int, users: int = 1000) -> evaluate.EvaluationData:
 def embedding_at_its_best(lists: evaluate.EvaluationData):
     """A ranker that knows all that ratings can tell, and no title.
 
-    Of a film with a rating in lists.fit it knows the user's rating without noise (lists.ratings.expected, (users,
-    items)); of any other film nothing but the mean of all ratings in lists.fit.
+    Of a film with a rating in lists.fit it knows the user's rating without noise (columns.expected, (users, items), of
+    columns = lists.ratings.columns); of any other film nothing but the mean of all ratings in lists.fit.
     Returns: function (lists, slots) -> (N, m). Hint: evaluate.score_ranker.
     """
     raise NotImplementedError
@@ -38,8 +38,8 @@ def ndcg_row(new_films: int, users: int = 1000) -> dict[str, float]:
     """Mean NDCG@6 over the test lists: {"chance": ., "item mean": ., "embedding at its best": ., "told the genre": .,
     "oracle": .}, and the retriever's where evaluate.reference_rankers gives it.
 
-    Hints: evaluate.reference_rankers, baselines.told_the_category, evaluate.ndcg; chance is an exact expectation,
-    evaluate.chance_ndcg. None of these looks at the displayed order.
+    Hints: evaluate.reference_rankers, experiments.rivals.told_the_category, evaluate.ndcg; chance is an exact
+    expectation, evaluate.chance_ndcg. None of these looks at the displayed order.
     """
     raise NotImplementedError
 

@@ -20,8 +20,8 @@ import torch
 def symmetric_kl_loss(log_probs: torch.Tensor, other_log_probs: torch.Tensor) -> torch.Tensor:
     """(KL(y || y') + KL(y' || y)) / 2, KL(p || q) = sum_i p_i (log p_i - log q_i), averaged over output positions.
 
-    Args: log_probs, other_log_probs (B, m, m): log y and log y', each row [b, k] normalised; by item. Gradients flow
-        into both.
+    Args: log_probs, other_log_probs (B, m, m): log y and log y', each row [b, k] normalised; by candidate. Gradients
+        flow into both.
     Returns: (B,), nats per position, >= 0.
     """
     raise NotImplementedError

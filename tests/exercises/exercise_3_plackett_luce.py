@@ -11,14 +11,15 @@ ties.
 
 Begin: python tests/exercises/start.py 3       Check: pytest tests/exercises --exercise 3
 
-Every place to touch, to train with a loss of your own: this file. `train.train(data_cfg, cfg, run_cfg, losses=losses)`
-takes any function with the arguments of train.losses; what it returns is logged by its name, and "total" is minimised.
-No line of alro.py or train.py changes. (To keep a loss in the project there is more: a weight in TrainConfig, a slow
-oracle and a property in tests/test_losses.py.)
+Every place to touch, to train with a loss of your own: this file. `python train.py --losses module:function` takes any
+function with the arguments of train.losses; what it returns is logged by its name, and "total" is minimised. No line of
+alro.py or train.py changes; experiments/objectives.py holds more such functions. (To keep a loss in the project there
+is more: a slow oracle and a property in tests/test_losses.py.)
 
-Then try it: python tests/exercises/train_mine.py 3 --steps 100     (flags as for train.py; a run as any other)
-Expect log.jsonl to show your "sll". Does it count a mistake at the end of the list like one at its top? (Yes: every
-position gives one term of the same kind. pair_weights made pairs of large gain weigh more, wherever they stand.)
+Then try it: python train.py --losses tests.exercises.mine.exercise_3_plackett_luce:losses --steps 100
+Expect log.jsonl, in the run's folder, to show your "sll". Does it count a mistake at the end of the list like one at
+its top? (Yes: every position gives one term of the same kind. pair_weights made pairs of large gain weigh more,
+wherever they stand.)
 """
 import torch
 

@@ -12,10 +12,11 @@ candidates, list n displayed in order slots[n] (slot -> item).
 
 Begin: python tests/exercises/start.py 4       Check: pytest tests/exercises --exercise 4
 Then try it: `python train.py --alpha 0 --beta 0 --display_order shuffled`, and with the folder that it names,
-`python baselines.py RUN --embedding False`: the run's model asked once, in 3 and in 5 displayed orders (by
-`baselines.bootstrapped`, which is this exercise solved). Expect three and five times the milliseconds. (The reader of
-the checks, who tires down the display, flips .37 instead of .63 of the time with R = 9.) How many orders would it take
-to flip as rarely as the model of a plain `python train.py`?
+`python -m experiments.rivals RUN --embedding False`: the run's model asked once, in 3 and in 5 displayed orders (by
+`bootstrapped` in experiments/rivals.py, which is this exercise solved). Expect three and five times the milliseconds.
+(The reader of the checks, who tires down the display, flips .37 instead of .63 of the time with R = 9.) How many orders
+would it take to flip as rarely as the model of a plain `python train.py`? And as rarely as the row *knows*, of one
+call?
 """
 import torch
 

@@ -5,10 +5,10 @@ and faster than with ours. Everyone is pleased, until the table comes: the train
 others are wrong in other ways; at least one is right.
 
 Again, write a property that any right batching has and that takes the function as its argument; do not compare with
-data.Encoder.batch (data.Encoder.tokenise, which makes one list's prompt, is above suspicion). Ask what the *loss* gets
-to see, not what the fields say of themselves: SFT, SLL and PSL read the model's output for answer k at place
-`prompt_tokens - 1 + k`, and look up the items of `order` there, by way of `slots`. And what does the *model* get to see
-before it must answer?
+data.Encoder.encode. (`from classroom import prompts`: prompts(encoder, lists, slots), the tokens of each list's prompt,
+is above suspicion.) Ask what the *loss* gets to see, not what the fields say of themselves: SFT, SLL and PSL read the
+model's output for answer k at place `prompt_tokens - 1 + k`, and look up the items of `order` there, by way of `slots`.
+And what does the *model* get to see before it must answer? (What the ratings' losses read is not the question here.)
 
 Models on strings serve well as a probe: `Puppet` below says at every place whatever you like. Which puppet should make
 no mistake with a right batching, and some with a wrong one?
@@ -27,7 +27,7 @@ class Puppet(torch.nn.Module):
     """A model that gives token say(input_ids)[b, t] a logit of 50 at place t of row b, and every other token 0.
 
     Args: say: function (B, T) long -> (B, T) long; words: size of the vocabulary.
-    Use: alro.item_log_probs(alro.target_logits(Puppet(...), batch)[0], batch) -> (B, m, m).
+    Use: alro.candidate_log_probs(alro.target_logits(Puppet(...), batch)[0], batch) -> (B, m, m).
     """
 
     def __init__(self, say, words: int):
@@ -48,7 +48,7 @@ class Puppet(torch.nn.Module):
 def check_batching(make_batch, encoder, lists, slots, orders) -> None:
     """Raise AssertionError if the model or the losses are fed anything but these lists, in these orders; else None.
 
-    Args: make_batch(encoder, lists, slots, orders) -> alro.Batch, as `Encoder.batch(lists, slots, orders)[0]`;
+    Args: make_batch(encoder, lists, slots, orders) -> alro.Batch, as `Encoder.encode(lists, slots, orders)`;
         the rest is what to call it with: B lists of different lengths, their displayed and their gold orders (B, m).
         len(encoder.tokenizer) is the size of the vocabulary.
     """

@@ -29,7 +29,7 @@ def packed_target_logits(model, batch: Batch) -> tuple[torch.Tensor, torch.Tenso
         model: a causal language model of transformers which takes `position_ids` and a boolean 4D `attention_mask`
             (B, 1, T', T'), True where row's token q may look at token k. Llama does.
         batch: 2 B rows: B lists in one displayed order, then the same lists, in the same order, in another
-            (train.py's TrainingSteps.batch makes such). Row r has `prompt_tokens[r] + m` tokens, pads follow.
+            (train.py's TrainingSteps.two_displays makes such). Row r has `prompt_tokens[r] + m` tokens, pads follow.
     Returns: (2 B, m, V), (2 B, H, V) and (2 B, m, V) float32: next-token logits of the answer, of the history's ratings
         and of the candidates', in the batch's own order of rows. As there, a token is predicted one place before it
         stands.

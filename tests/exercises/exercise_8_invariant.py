@@ -95,6 +95,6 @@ def invariant_losses(starts_line: torch.Tensor):
 def invariant_ranker(model, encoder, starts_line: torch.Tensor):
     """A ranker as evaluate.py calls it: function (lists, slots) -> (N, m) long, items best first, no gradient kept.
 
-    Ties go to the lower item index. Hint: encoder.batch(lists, slots) has prompts only; 64 lists at a time will do.
+    Ties go to the lower item index. Hint: encoder.encode(lists, slots) has prompts only; 64 lists at a time will do.
     """
     raise NotImplementedError

@@ -14,24 +14,24 @@ NAMES = {"chance", "item mean", "embedding at its best", "told the genre", "orac
 def test_the_lists(work, k):
     lists = work.world_lists(k, users=60)
     cfg = data.DataConfig(new_films=k)
-    ratings = data.synthetic(cfg, n_users=60)
+    ratings = data.load(cfg, n_users=60)
     expected = [one for one in data.split(ratings, cfg).test if one.informative]
     check([vars(one) for one in lists.lists] == [vars(one) for one in expected], "world_lists",
-          f"the {len(expected)} informative test lists of that world", "choose_lists(ratings, splits, \"test\", 0)",
+          f"the {len(expected)} informative test lists of that world", "choose_lists(ratings, splits, \"test\", None)",
           f"{len(lists.lists)} lists")
 
 
 @pytest.mark.parametrize("k", [0, 2, 6])
 def test_the_embedding_knows_old_films_and_nothing_of_new_ones(work, k):
     lists = work.world_lists(k, users=60)
-    ratings, rated = lists.ratings, set(lists.ratings.item[lists.fit].tolist())
-    mean = ratings.rating[lists.fit].mean()
+    columns = lists.ratings.columns
+    rated, mean = set(columns.item[lists.fit].tolist()), columns.rating[lists.fit].mean()
     found = work.embedding_at_its_best(lists)(lists.lists, [one.shown for one in lists.lists])
     for one, order in zip(lists.lists, found.tolist()):
-        scores = [ratings.expected[one.user, item] if item in rated else mean for item in one.items]
+        scores = [columns.expected[one.user, item] if item in rated else mean for item in one.items]
         expected = np.argsort(-np.array(scores), kind="stable").tolist()
         check(order == expected, "embedding_at_its_best", f"{expected} for list {one.list_id}, of scores {scores}",
-              "which films have a rating in lists.fit? ties by item index: evaluate.score_ranker", order)
+              "which films have a rating in lists.fit? ties by candidate index: evaluate.score_ranker", order)
 
 
 @pytest.mark.parametrize("k", [0, 2, 6])
@@ -40,9 +40,10 @@ def test_a_row_is_the_mean_ndcg_of_each(work, k):
     check(row.keys() >= NAMES, "ndcg_row", f"the names {sorted(NAMES)}", "told_the_category gives {name: ranker}",
           sorted(row))
     ratings = torch.tensor([one.ratings for one in lists.lists])
-    mean = evaluate.item_mean(lists.ratings, lists.fit)
+    columns = lists.ratings.columns
+    mean = evaluate.item_mean(columns.item[lists.fit], columns.rating[lists.fit], len(columns.items))
     scores = {"item mean": [mean[one.items] for one in lists.lists],
-              "oracle": [lists.ratings.expected[one.user][one.items] for one in lists.lists]}
+              "oracle": [columns.expected[one.user][one.items] for one in lists.lists]}
     for name, values in scores.items():
         order = torch.tensor(np.argsort(-np.array(values), kind="stable"))
         check_close(row[name], evaluate.ndcg(ratings, order, 6).mean(), "ndcg_row", f"the mean NDCG@6 of {name}",

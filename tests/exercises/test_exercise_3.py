@@ -119,7 +119,7 @@ def test_the_losses_are_the_projects_but_for_sll(work, weight):
     """What train.train takes: the same terms, one of them another, and the total adds it up with its weight."""
     model = tiny_model(len(TOKENIZER))
     slots = displays("one", LISTS) + displays("two", LISTS)
-    batch, _ = encoder().batch(LISTS + LISTS, slots, torch.cat([gold(LISTS), gold(LISTS)]))
+    batch = encoder().encode(LISTS + LISTS, slots, torch.cat([gold(LISTS), gold(LISTS)]))
     cfg = train.TrainConfig(bf16=False, alpha=2.0, candidate_weight=weight)
     found, theirs = work.losses(model, batch, cfg), train.losses(model, batch, cfg)
     check(found.keys() == theirs.keys(), "losses", f"the names {sorted(theirs)}", "train.losses gives these",

@@ -16,7 +16,7 @@ MANY = [one for one in MANY.train + MANY.valid + MANY.test if one.informative]
 
 def biased(lists, slots):
     """Ranks by rating less 0.8 for each place down the display: a reader who tires."""
-    ratings, slots = torch.tensor([one.ratings for one in lists]), torch.tensor(slots)  # (N, m) by item, slot -> item
+    ratings, slots = torch.tensor([one.ratings for one in lists]), torch.tensor(slots)  # (N, m) each
     return (ratings - 0.8 * slots.argsort(-1)).argsort(dim=-1, descending=True, stable=True)
 
 
@@ -96,7 +96,7 @@ def test_one_display_is_the_ranker_itself(work, ranker):
 def test_a_ranker_indifferent_to_the_display_is_not_changed(work):
     slots = displays("asked", LISTS)
     check_close(work.bootstrapped(blind, 5)(LISTS, slots), blind(LISTS, slots), "bootstrapped",
-                "what a ranker says that does not see the display", "rankings are by item: nothing to turn back")
+                "what a ranker says that does not see the display", "rankings are by candidate: nothing to turn back")
 
 
 def test_a_list_is_ranked_the_same_whatever_stands_beside_it(work):

@@ -8,7 +8,7 @@ from suspects import hunt_b
 
 
 def as_in_data(encoder, lists, slots, orders):
-    return encoder.batch(lists, slots, orders)[0]
+    return encoder.encode(lists, slots, orders)
 
 
 def with_more_padding(encoder, lists, slots, orders):
@@ -88,7 +88,7 @@ def ratings_by_slot(encoder, lists, slots, orders):
     return batch._replace(ratings=batch.ratings.gather(-1, batch.slots))
 
 
-RIGHT = {"suspect_4": hunt_b.suspect_4, "data.Encoder.batch": as_in_data, "one with more padding": with_more_padding}
+RIGHT = {"suspect_4": hunt_b.suspect_4, "data.Encoder.encode": as_in_data, "one with more padding": with_more_padding}
 WRONG = {name: getattr(hunt_b, name) for name in ("suspect_1", "suspect_2", "suspect_3")}
 WRONG |= {"a fifth, unseen batching": too_early, "a sixth, unseen batching": too_late_and_consistent,
           "a seventh, unseen batching": leaky, "an eighth, unseen batching": other_display,
@@ -128,13 +128,13 @@ def test_the_property_holds_for_a_right_batching(work, unseen, number):
 
 HINTS = {"a fifth": "is y read where the model has just read the prompt's last token?",
          "a sixth": "the last output position, too: what follows it in the answer?",
-         "a seventh": "what has the model read before it must answer? encoder.tokenise makes a prompt",
+         "a seventh": "what has the model read before it must answer? classroom.prompts makes the prompts",
          "an eighth": "is the prompt in the row the one of these displayed orders?",
          "a ninth": "which displayed order was asked for?",
          "a tenth": "whose prompt stands in the row?",
          "an eleventh": "which order was asked for?",
          "a twelfth": "which order was asked for?",
-         "a thirteenth": "SLL reads the ratings, by item",
+         "a thirteenth": "SLL reads the ratings, by candidate",
          "one that is wrong in one row": "demand it of every row of the batch",
          "one that is wrong at two positions": "demand it of every output position: a puppet that says the token which "
                                                "stands next in the row makes no mistake anywhere"}

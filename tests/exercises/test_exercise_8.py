@@ -29,7 +29,7 @@ def model():
 
 def batch_of(key="one", answers: bool = True, lists=None) -> alro.Batch:
     lists = lists or uneven_lists()
-    return encoder().batch(lists, displays(key, lists), gold(lists) if answers else None)[0]
+    return encoder().encode(lists, displays(key, lists), gold(lists) if answers else None)
 
 
 def retold(batch, line, starts_line, work) -> alro.Batch:
@@ -60,8 +60,8 @@ def test_the_mask(work):
 def test_the_displayed_order_changes_no_score(work, model, starts_line, answers):
     one, two = (work.candidate_scores(model, batch_of(key, answers), starts_line)[0] for key in ("one", "two"))
     check(one.shape == (len(LISTS), 5), SCORES, "(B, m) scores", "one for each candidate", tuple(one.shape))
-    check_close(two, one, SCORES, "in another displayed order the same scores, by item",
-                "who sees whom? position ids? by item? And what stands at the end of each line, where you read?",
+    check_close(two, one, SCORES, "in another displayed order the same scores, by candidate",
+                "who sees whom? position ids? by candidate? And what stands at the end of each line, where you read?",
                 atol=1e-5)
     spread = (one.max(-1).values - one.min(-1).values).min().item()
     check(spread > 1e-3, SCORES, "scores that differ between candidates", "a score that sees nothing is invariant, too",
@@ -69,8 +69,8 @@ def test_the_displayed_order_changes_no_score(work, model, starts_line, answers)
 
 
 def ordinary_scores(model, batch, starts_line, work) -> dict[str, torch.Tensor]:
-    """{where read: scores (B, m) by item} of a plain causal pass over the shared tokens and one candidate's line alone,
-    its letter replaced by one that is the same for all."""
+    """{where read: scores (B, m) by candidate} of a plain causal pass over the shared tokens and one candidate's line
+    alone, its letter replaced by one that is the same for all."""
     start, end = work.candidate_lines(batch, starts_line)
     # A line may end in any letter, if it is the same for all; or at "->", before the letter.
     letters = {slot: batch.identifiers[slot:slot + 1] for slot in range(len(batch.identifiers))}
@@ -102,7 +102,7 @@ def test_a_score_is_what_an_ordinary_pass_over_this_candidate_alone_would_say(wo
 @pytest.mark.parametrize("line", range(5))
 def test_another_candidates_text_changes_no_score(work, model, starts_line, line):
     batch = batch_of()
-    before = work.candidate_scores(model, batch, starts_line)[0]  # (B, m) by item
+    before = work.candidate_scores(model, batch, starts_line)[0]  # (B, m) by candidate
     after = work.candidate_scores(model, retold(batch, line, starts_line, work), starts_line)[0]
     changed = batch.slots[:, line:line + 1]  # (B, 1) the item whose line was changed
     others = torch.ones_like(before).scatter(1, changed, 0)
@@ -184,7 +184,7 @@ def test_the_ranker_agrees_with_itself_in_every_order(work, model, starts_line):
     lists = uneven_lists()
     ranker = work.invariant_ranker(model, encoder(), starts_line)
     one, two = (ranker(lists, displays(key, lists)) for key in ("one", "two"))
-    check(torch.equal(one, two), RANKER, "one ranking in both displayed orders", "candidate_scores, by item",
+    check(torch.equal(one, two), RANKER, "one ranking in both displayed orders", "candidate_scores, by candidate",
           f"{one.tolist()} and {two.tolist()}")
     scores = work.candidate_scores(model, batch_of(answers=False), starts_line)[0]
     check(torch.equal(one, scores.argsort(dim=-1, descending=True, stable=True)), RANKER, "items by descending score",
@@ -194,7 +194,7 @@ def test_the_ranker_agrees_with_itself_in_every_order(work, model, starts_line):
 def test_a_few_steps_of_training(work, small_world, tmp_path):
     """Through train.train, nothing of which is changed."""
     cfg = demo_config(steps=6, valid_every=6, beta=0.0, lr=1e-3)
-    starts_line = work.line_starts(word_tokenizer(data.load(data.DataConfig())))
+    starts_line = work.line_starts(word_tokenizer(data.load(data.DataConfig()).words))
     train.train(data.DataConfig(), cfg, train.RunConfig(out=str(tmp_path / "run")),
                 losses=work.invariant_losses(starts_line))
     rows = [row for row in log_of(tmp_path / "run") if "sft" in row]

@@ -1,21 +1,21 @@
 """Checks of exercise 9, against plain loops, and of what it is about."""
-import dataclasses
-
 import numpy as np
 import pytest
 from classroom import check, check_close
 
-import data
+from data import fold_of
+from plumbing.averages import fold_averages
+from plumbing.files import Columns, canonical
 
 
-def small(seed: int) -> data.Ratings:
+def small(seed: int) -> Columns:
     """Few ratings, of users 0..9 and items 0..7; the last item has a single one."""
     rng = np.random.default_rng(seed)
     pairs = [(user, item) for user in range(10) for item in range(7) if rng.random() < 0.6] + [(0, 7)]
     user, item = np.array(pairs).T
     names = {str(number): f"Film {number}" for number in range(8)}
     columns = [user, item, rng.integers(1, 6, len(user)).astype(float), np.arange(len(user))]
-    return data.canonical(columns, [str(number) for number in range(10)], list(names), names, "movie", {})
+    return canonical(columns, [str(number) for number in range(10)], list(names), names, {}, "movie", {})
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_leave_one_out_by_loops(work, seed):
         expected.append(sum(others) / len(others) if others else np.nan)
     found = work.leave_one_out(ratings)
     check(np.shape(found) == (len(rows),), "leave_one_out", f"one number for each of {len(rows)} rows",
-          "by row, not by item: [ratings.item]", np.shape(found))
+          "by row, not by candidate: [ratings.item]", np.shape(found))
     for row, (mean, mine) in enumerate(zip(expected, found)):
         if not np.isnan(mean):
             check(abs(mine - mean) < 1e-6, "leave_one_out",
@@ -45,8 +45,9 @@ def test_leave_one_out_by_loops(work, seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_fold_average_shows_what_a_users_fold_is_shown(work, seed):
     ratings = small(seed)
-    averages = data.fold_averages(ratings, np.arange(len(ratings.user)))
-    expected = [averages[data.fold_of(ratings.users[user]), item] for user, item in zip(ratings.user, ratings.item)]
+    folds = np.array([fold_of(user) for user in ratings.users])
+    averages = fold_averages(folds[ratings.user], ratings.item, ratings.rating, len(ratings.items))
+    expected = [averages[folds[user], item] for user, item in zip(ratings.user, ratings.item)]
     check_close(np.nan_to_num(work.fold_average(ratings), nan=-1), np.nan_to_num(expected, nan=-1), "fold_average",
                 "averages[fold of the row's user, the row's item]",
                 "ratings.users holds the ids that data.fold_of wants")
@@ -71,14 +72,14 @@ def test_the_measure_says_one_where_all_is_told_and_zero_where_nothing_is(work, 
 def test_the_measure_leaves_out_rows_that_are_shown_nothing(work, world):
     known = np.arange(len(world.rating)) % 3 > 0
     number = np.where(known, work.leave_one_out(world), np.nan)
-    part = dataclasses.replace(world, user=world.user[known], item=world.item[known], rating=world.rating[known])
+    part = world._replace(user=world.user[known], item=world.item[known], rating=world.rating[known])
     check_close(work.told(number, world), work.told(number[known], part), "told", "the value of the rows with a number",
                 "leave the others out before you take means, of ratings too")
 
 
 def test_within_one_title_leaving_out_tells_all(work, world):
     rows = world.item == 5
-    one = dataclasses.replace(world, user=world.user[rows], item=world.item[rows], rating=world.rating[rows])
+    one = world._replace(user=world.user[rows], item=world.item[rows], rating=world.rating[rows])
     check_close(work.told(work.leave_one_out(one), one), 1.0, "told, of leave_one_out", "1 for a single title",
                 "(n a - r)/(n - 1) is a straight line in r")
 

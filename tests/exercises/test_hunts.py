@@ -54,7 +54,7 @@ def one_row(make_batch, encoder, lists, slots, orders):
     """The solution's first puppet, in the first row alone."""
     batch = make_batch(encoder, lists, slots, orders)
     puppet = load(6, "solution").Puppet(lambda ids: ids.roll(-1, dims=1), len(encoder.tokenizer))
-    log_probs = alro.item_log_probs(alro.target_logits(puppet, batch)[0], batch)
+    log_probs = alro.candidate_log_probs(alro.target_logits(puppet, batch)[0], batch)
     assert alro.sft_loss(log_probs, batch.order)[0] < 1e-3
 
 

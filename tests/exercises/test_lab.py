@@ -81,9 +81,9 @@ def expected() -> dict[str, list[str]]:
     arms = json.loads((HERE.parents[1] / "results" / "arms.json").read_text())["methods"]
     sll, sure, nothing_known = one_list_by_hand()
     cfg = data.DataConfig()
-    ratings = data.synthetic(cfg)
+    ratings = data.load(cfg)
     numbers = {
-        "R3": [(math.log(len(word_tokenizer(ratings))), 3)],
+        "R3": [(math.log(len(word_tokenizer(ratings.words))), 3)],
         "R4": [(arms[f"{arm}, shown"][metric]["mean"], 3)
                for arm in ("SFT", "ALRO") for metric in ("ndcg@6", "ndcg@6_shown")],
         "E1": [(value.item(), 3) for value in [*(torch.arange(1, 4.0) @ first_three), *first_three.sum(0)]],
@@ -134,7 +134,7 @@ def test_every_number_of_the_answers_is_worked_out_anew():
 def test_statements_without_a_decimal():
     order = torch.arange(6).unsqueeze(0)
     assert kendall_tau(order, order.flip(-1)).item() == -1
-    words = len(word_tokenizer(data.synthetic(data.DataConfig())))
+    words = len(word_tokenizer(data.load(data.DataConfig()).words))
     assert f"vocabulary has {words} words" in LAB and f"log {words} = " in answer("R3")
     # E3, with B2's change
     for ratings, count, word in ([5.0, 3, 3], 5, "Five: "), ([5.0, 4, 1], 3, "\n  Three, "):
@@ -165,7 +165,7 @@ def test_the_test_that_the_answers_name_goes_red(question, monkeypatch):
     call()
     module = broken_module(question)
     if question == "B5":  # what data.py makes are alro's own batches
-        monkeypatch.setattr(alro.Batch, "item_tokens", module.Batch.item_tokens)
+        monkeypatch.setattr(alro.Batch, "candidate_tokens", module.Batch.candidate_tokens)
     monkeypatch.setattr(file, "alro", module)
     with pytest.raises((AssertionError, BaseExceptionGroup)):  # hypothesis may find several ways
         call()

@@ -1,21 +1,27 @@
 """What a student does in mine/ breaks nothing; what a student is told helps. In a copy of the project."""
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import start
-from classroom import HERE, path_of
+from classroom import HERE, load, path_of
+from helpers import log_of
 
 ROOT = HERE.parents[1]
 
 
 @pytest.fixture
 def project(tmp_path):
-    """The project with an empty mine/: links to all that is only read, a copy of the exercises."""
-    for path in [*ROOT.glob("*.py"), ROOT / "pyproject.toml"]:
-        (tmp_path / path.name).symlink_to(path)
+    """The project with an empty mine/: links to all that is only read, a copy of the exercises and of what is run:
+    Python looks for modules where a script really lies."""
+    for path in ROOT.glob("*.py"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for name in ("plumbing", "experiments", "pyproject.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
     exercises = tmp_path / "tests" / "exercises"
     exercises.mkdir(parents=True)
     for path in (ROOT / "tests").glob("*.py"):
@@ -41,8 +47,7 @@ def mine(project: Path, number: int) -> Path:
 
 
 @pytest.mark.parametrize("number, script", [
-    (3, ["train_mine.py", "3"]), (7, ["time_packed.py", "--mine"]),
-    (8, ["train_invariant.py", "--steps", "2", "--mine"])])
+    (7, ["time_packed.py", "--mine"]), (8, ["train_invariant.py", "--steps", "2", "--mine"])])
 def test_what_the_scripts_cannot_run_yet_is_one_line(project, number, script):
     command = [f"tests/exercises/{script[0]}", *script[1:]]
     status, output = run(project, *command)
@@ -53,10 +58,40 @@ def test_what_the_scripts_cannot_run_yet_is_one_line(project, number, script):
     assert status == 1 and "Traceback" not in output and last.startswith("error: ") and "is not written yet" in last
 
 
+def train_with(project: Path, losses: str) -> tuple[int, str]:
+    """`run` of two steps of train.py with a loss function, in the folder run/."""
+    return run(project, "train.py", "--losses", losses, "--steps", "2", "--valid_lists", "1", "--test_lists", "0",
+               "--out", "run")
+
+
+def test_train_py_takes_the_losses_of_exercise_3(project):
+    """Not begun: one line; begun: the student's own function and line; done: a run that knows whose losses it has."""
+    losses = "tests.exercises.mine.exercise_3_plackett_luce:losses"
+    assert losses in load(3, "stub").__doc__ and losses in (HERE / "README.md").read_text(encoding="utf-8")
+    status, output = train_with(project, losses)
+    assert status == 1 and output.startswith(f"error: --losses {losses}: no function is called so (No module named ")
+    assert len(output.splitlines()) == 1 and not (project / "run").exists(), output
+
+    mine(project, 3).write_bytes(path_of(3, "stub").read_bytes())
+    status, output = train_with(project, losses)
+    assert status == 1 and output.splitlines()[-1] == "NotImplementedError", output
+    assert f'{mine(project, 3)}", line ' in output and ", in losses\n" in output, output
+    shutil.rmtree(project / "run")
+
+    mine(project, 3).write_bytes(path_of(3, "solution").read_bytes())
+    for of in (losses, losses.replace(".mine.", ".solutions.")):
+        status, output = train_with(project, of)
+        assert status == 0 and f"loss: {of};" in output, output
+        assert json.loads((project / "run" / "config.json").read_text())["losses"] == of
+        assert any("sll" in row and "perfect_sll" in row for row in log_of(project / "run"))
+        shutil.rmtree(project / "run")
+
+
 def test_an_exercise_without_losses_cannot_be_trained(project):
     mine(project, 2).write_bytes(path_of(2, "stub").read_bytes())
-    status, output = run(project, "tests/exercises/train_mine.py", "2")
-    assert status == 1 and output.startswith("error: exercise 2 has no function `losses`"), output
+    status, output = train_with(project, "tests.exercises.mine.exercise_2_symmetric_psl:losses")
+    assert status == 1 and output.startswith("error: --losses ") and "has no attribute 'losses'" in output, output
+    assert len(output.splitlines()) == 1, output
 
 
 def test_pytest_is_green_whatever_lies_in_mine(project):
@@ -94,7 +129,7 @@ def test_a_students_way_from_start_to_green(project):
     assert wrong != solution
     mine(project, 9).write_text(wrong)
     status, output = run(project, *check)
-    assert status == 1 and "leave_one_out" in output and "expected: by plain loops" in output
+    assert status == 1 and "leave_one_out" in output and "expected: in row " in output
     assert "hint:     (total - own) / (count - 1)" in output
 
     status, output = run(project, "tests/exercises/start.py", "9")

@@ -24,10 +24,10 @@ def step_times(ways, model, batch, steps: int) -> list[float]:
     for _ in range(steps + 1):
         for logits, taken in zip(ways, times):
             start = time.perf_counter()
-            answer_logits, _ = logits(model, batch)  # (2 B, m, V)
-            first, second = alro.item_log_probs(answer_logits, batch).chunk(2)  # (B, m, m) each
+            answer_logits, _, _ = logits(model, batch)  # (2 B, m, V)
+            first, second = alro.candidate_log_probs(answer_logits, batch).chunk(2)  # (B, m, m) each
             loss = alro.sft_loss(first, batch.order[:len(first)]) + alro.permutation_loss(
-                first.log_softmax(-1), second.log_softmax(-1), through_target=True)
+                first.log_softmax(-1), second.log_softmax(-1))
             loss.mean().backward()
             model.zero_grad()
             taken.append(time.perf_counter() - start)
@@ -37,19 +37,19 @@ def step_times(ways, model, batch, steps: int) -> list[float]:
 def setting(m: int, history: int, words: int, lists: int, shape: dict | None):
     """(model, batch) of `lists` synthetic lists in two displayed orders; every title made `words` words long."""
     cfg = data.DataConfig(list_size=m, history_size=history, stride=1)
-    ratings = data.synthetic(cfg, n_users=200)
-    ratings.titles[:] = [title + " again" * (words - 2) for title in ratings.titles]
+    ratings = data.load(cfg, n_users=200)
+    said = ratings.words._replace(texts=[title + " again" * (words - 2) for title in ratings.words.texts])
     splits = data.split(ratings, cfg)
     chosen = [one for one in splits.train + splits.test if len(one.history) == history][:lists]
-    tokenizer = word_tokenizer(ratings)
+    tokenizer = word_tokenizer(said)
     torch.manual_seed(0)
     model = tiny_model(len(tokenizer)) if shape is None else transformers.LlamaForCausalLM(transformers.LlamaConfig(
         vocab_size=len(tokenizer), num_attention_heads=4, num_key_value_heads=4, bos_token_id=None, eos_token_id=None,
         **shape))
-    encoder = data.Encoder(tokenizer, ratings.prompt_words(), m, 10 ** 6)
+    encoder = data.Encoder(tokenizer, said, m, 10 ** 6)
     order = gold(chosen)
-    batch, _ = encoder.batch(chosen + chosen, displays("one", chosen) + displays("two", chosen),
-                             torch.cat([order, order]))
+    batch = encoder.encode(chosen + chosen, displays("one", chosen) + displays("two", chosen),
+                           torch.cat([order, order]))
     return model, batch
 
 

@@ -70,7 +70,7 @@ def test_odd_ids(tmp_path):
     with pytest.raises(AlroError, match="items.csv:5") as error:
         read(write(tmp_path, "csv", lines, {'"a\nb"': "one", '" a\nb"': "two"}), "csv")
     assert "\n" not in str(error.value)
-    assert "9" * 5000 in read(write(tmp_path, "csv", lines), "csv").users
+    assert "9" * 5000 in read(write(tmp_path, "csv", lines), "csv").columns.users
 
 SNIPPETS = ["", '"', '""', "\n", "\r", "\t", ",", "::", "|", "\0", "\ufeff", "nan", "-", "1e999", "\u2028", "\u0661"]
 
@@ -99,8 +99,9 @@ def test_damaged_files_load_or_explain(tmp_path_factory, layout):
         except AlroError as error:
             assert len(str(error).splitlines()) == 1
         else:
-            assert all(title and title == alro.clean_text(title) for title in ratings.titles)
-            assert len(set(zip(ratings.user, ratings.item))) == len(ratings.user)
+            columns = ratings.columns
+            assert all(title and title == alro.clean_text(title) for title in columns.titles)
+            assert len(set(zip(columns.user, columns.item))) == len(columns.user)
 
     check()
 
@@ -161,16 +162,17 @@ def test_a_thousand_damaged_files_load_to_what_they_say_or_name_file_and_line(tm
         found, titles = by_hand(folder, layout)
         assert n % 5 or (found, titles) == whole
         assert rows_of(ratings) == {(user, item, rating, time) for (user, item), (time, rating) in found.items()}
-        assert ratings.counts["ratings read"] == len(found) + ratings.counts["duplicates dropped"]
+        counts = ratings.columns.counts
+        assert counts["ratings read"] == len(found) + counts["duplicates dropped"]
         cleaned = empty = 0
-        for item, title in zip(ratings.items, ratings.titles):
+        for item, title in zip(ratings.columns.items, ratings.columns.titles):
             raw = titles.get(item, [""])
             name = alro.clean_text(raw[0])
             cleaned += any(alro.clean_text(text) != text for text in raw[:2 if layout == "recbole" else 1])
             empty += not name
             year = f" ({alro.clean_text(raw[1])})" if layout == "recbole" and len(raw) > 1 and raw[1] else ""
             assert title == (name + year if name else alro.clean_text(f"item {item}"))
-        assert (ratings.counts["titles cleaned"], ratings.counts["titles missing or empty"]) == (cleaned, empty)
+        assert (counts["titles cleaned"], counts["titles missing or empty"]) == (cleaned, empty)
     print(layout, outcomes)
     assert min(outcomes.values()) > 20  # both kinds occur
 

@@ -6,8 +6,6 @@ import gzip
 import io
 import json
 import random
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -16,17 +14,19 @@ import pytest
 
 import data
 from data import DataConfig
+from experiments import describe
 from helpers import refused
+from plumbing import files
 from worlds import LAYOUTS, every_layout, many, read, rows_of, write
 
 NAMES = {str(i): f"Film {i}" for i in range(40)}
 
 
 def page(folder, layout="csv", **options):
-    """What `python data.py` prints of a dataset."""
+    """What `python -m experiments.describe` prints of a dataset."""
     cfg = DataConfig(layout, str(folder), list_size=3, **options)
     ratings = data.load(cfg)
-    return data.describe(ratings, data.split(ratings, cfg))
+    return describe.describe(ratings, data.split(ratings, cfg))
 
 
 # ---- Two files that do not match -------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def test_titles_of_other_ids_are_an_error(tmp_path, layout):
 
 
 def test_missing_titles_are_a_warning_above_a_twentieth(tmp_path, capsys):
-    """Above 5 %: the share and three examples. Below: a line of `python data.py` with the share, no more."""
+    """Above 5 %: the share and three examples. Below: a line of the page with the share, no more."""
     read(write(tmp_path, "csv", many(), {str(i): f"Film {i}" for i in range(3, 40)}), "csv")
     warning, = capsys.readouterr().err.splitlines()
     assert "items.csv: 8% of the items have no title" in warning and all(f"'{i}'" in warning for i in (0, 1, 2))
@@ -71,7 +71,7 @@ def test_titles_in_utf8_or_latin1(tmp_path, layout, codec, said):
     write(tmp_path, layout, lines, {str(i + 1): f"Les Misérables {i}" for i in range(40)})
     path = tmp_path / LAYOUTS[layout][3]
     path.write_bytes(path.read_bytes().decode("latin-1").encode(codec))
-    assert read(tmp_path, layout).titles[0] == "Les Misérables 0"
+    assert read(tmp_path, layout).columns.titles[0] == "Les Misérables 0"
     assert f"{path.name} read as: {said}" in page(tmp_path, layout)
 
 
@@ -98,9 +98,9 @@ def test_times_that_say_nothing(tmp_path, capsys):
     assert "one time" in capsys.readouterr().err
     write(tmp_path, "csv", [(*line[:3], str(n // 2)) for n, line in enumerate(lines)], NAMES)
     ratings = read(tmp_path, "csv")
-    pairs = [(a, b) for a, b in zip(range(len(ratings.user)), range(1, len(ratings.user)))
-             if ratings.user[a] == ratings.user[b]]
-    share = np.mean([ratings.timestamp[a] == ratings.timestamp[b] for a, b in pairs])
+    user, time = ratings.columns.user, ratings.columns.timestamp
+    pairs = [(a, b) for a, b in zip(range(len(user)), range(1, len(user))) if user[a] == user[b]]
+    share = np.mean([time[a] == time[b] for a, b in pairs])
     assert f"same time: {share:.1%} of a user's" in page(tmp_path) and 0.3 < share < 0.7
     assert capsys.readouterr().err == ""
 
@@ -113,7 +113,7 @@ def test_zeros_that_mean_not_rated(tmp_path, capsys):
     assert "--drop_zeros" not in page(tmp_path) and "--drop_zeros" in capsys.readouterr().err
     kept = read(tmp_path, "csv", drop_zeros=True)
     zeros = sum(line[2] == "0" for line in lines)
-    assert rows_of(kept) == {row for row in rows_of(read(tmp_path, "csv")) if row[2]} and kept.rating_range == (5, 10)
+    assert rows_of(kept) == {row for row in rows_of(read(tmp_path, "csv")) if row[2]} and kept.words.scale == (5, 10)
     assert f"zeros dropped: {zeros} ({zeros / len(lines):.1%})" in page(tmp_path, drop_zeros=True)
     write(tmp_path, "csv", many(), NAMES)  # half stars, no 0
     capsys.readouterr()
@@ -142,9 +142,10 @@ def test_ids_of_one_title_are_one_item(tmp_path, layout):
     for seed in range(3):
         random.Random(seed).shuffle(lines)
         ratings = read(write(tmp_path, layout, lines, titles), layout)
-        assert "40" not in ratings.items and ratings.titles.count("Kull (1997)") == 1
+        columns = ratings.columns
+        assert "40" not in columns.items and columns.titles.count("Kull (1997)") == 1
         assert {("1", "9", 5, 12), ("2", "9", 4, 1)} <= rows_of(ratings)
-        assert ratings.counts["titles under several ids"] == 1 and ratings.counts["duplicates dropped"] == 1
+        assert columns.counts["titles under several ids"] == 1 and columns.counts["duplicates dropped"] == 1
     assert "titles under several ids: 1" in page(tmp_path, layout).splitlines()
 
 
@@ -154,10 +155,10 @@ def test_no_candidate_stands_in_its_own_history(tmp_path):
     cfg = DataConfig("csv", str(tmp_path), list_size=3)
     ratings = data.load(cfg)
     *lists, _ = data.split(ratings, cfg)
-    assert ratings.counts["titles under several ids"] == 20 and sum(map(len, lists)) > 30
+    assert ratings.columns.counts["titles under several ids"] == 20 and sum(map(len, lists)) > 30
     for ranking_list in [ranking_list for part in lists for ranking_list in part]:
-        shown = [ratings.titles[item] for item, _ in ranking_list.history]
-        shown += [ratings.titles[item] for item in ranking_list.items]
+        shown = [ratings.columns.titles[item] for item, _ in ranking_list.history]
+        shown += [ratings.columns.titles[item] for item in ranking_list.items]
         assert len(set(shown)) == len(shown)
 
 
@@ -185,14 +186,14 @@ def test_columns_of_recboles_own_data_sets(tmp_path, header, line, text):
     write(tmp_path, "recbole", [("1", "7", "5", "1")])
     (tmp_path / "x.item").write_text("\n".join([header, line]).replace(" ", "\t"))
     fields = "title,category" if "," in text else "title"
-    assert read(tmp_path, "recbole", fields=fields).prompt_words().texts == [text]
+    assert read(tmp_path, "recbole", fields=fields).words.texts == [text]
 
 
 def test_a_space_before_a_quote(tmp_path):
     """`1, "Film"` kept its quotes; a comma inside them was another field."""
     write(tmp_path, "csv")
     (tmp_path / "items.csv").write_text('item, title\n1, "Film"\n2, "Good, Bad"\n10,  plain\n')
-    assert read(tmp_path, "csv").titles == ["Film", "Good, Bad", "plain"]
+    assert read(tmp_path, "csv").columns.titles == ["Film", "Good, Bad", "plain"]
 
 
 # ---- Messages that say what the user did -----------------------------------------------------------------------------
@@ -213,7 +214,7 @@ def test_the_folder(tmp_path, monkeypatch):
     with refused(r"ml-1m.zip \(unpack"):
         read(tmp_path / "packed", "ml-1m")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert len(read(Path("~/ml-x"), "csv").titles) == 3  # a shell leaves ~ as it is in --data_path=~/ml-x
+    assert len(read(Path("~/ml-x"), "csv").columns.titles) == 3  # a shell leaves ~ as it is in --data_path=~/ml-x
 
 
 @every_layout
@@ -276,72 +277,33 @@ def test_amazon_2018(tmp_path):
     (tmp_path / "meta_Music.json").write_text("\n".join(map(json.dumps, meta)))
     ratings = read(tmp_path, "amazon-2018", fields="title,category")
     assert rows_of(ratings) == {(user, item, rating, time) for user, item, rating, time in lines}
-    assert ratings.prompt_words().texts == ["Tom & Jerry, cds & vinyl pop rock", "Second"] and ratings.noun == "product"
-    assert ratings.counts["titles given again, otherwise: the first counts"] == 1
+    assert ratings.words.texts == ["Tom & Jerry, cds & vinyl pop rock", "Second"]
+    assert ratings.words.noun == "product"
+    assert ratings.columns.counts["titles given again, otherwise: the first counts"] == 1
     for bad, place in (("[1]", 2), ("{'asin': 1}", 2), ("1", 2), ('{"asin": "1"}', 2)):
         (tmp_path / "Music_5.json.gz").write_bytes(gzip.compress((review(*lines[0]) + bad).encode()))
         with refused(f"Music_5.json.gz:{place}: "):
             read(tmp_path, "amazon-2018")
 
 
-def test_k_core_is_the_same_with_few_counters(tmp_path, monkeypatch):
-    """A first pass leaves out who cannot be in the k-core; where ids share a counter, it only leaves out fewer."""
-    lines = many(users=60, items=25, least=1, most=12)
-    write(tmp_path, "csv", lines, NAMES)
-    exact = read(tmp_path, "csv", k_core=5)
-    monkeypatch.setattr(data.zlib, "crc32", lambda content: len(content))
-    assert rows_of(read(tmp_path, "csv", k_core=5)) == rows_of(exact)
-    assert exact.counts["dropped by --k_core"] == len(lines) - len(exact.rating) > 0
-
-
-PEAK = """
-import re, sys, data
-if sys.argv[1:]:
-    data.load(data.DataConfig("amazon-2018", sys.argv[1], k_core=int(sys.argv[2])))
-# Not getrusage: its peak begins with that of the process that started this one.
-print(int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) / 2 ** 10)
-"""
-
-
-def peak(*arguments):
-    """MiB of a process that loads a dataset; without arguments: of one that loads none."""
-    done = subprocess.run([sys.executable, "-c", PEAK, *map(str, arguments)], check=True, text=True,
-                          capture_output=True, cwd=Path(data.__file__).parent)
-    return float(done.stdout)
-
-
-@pytest.mark.slow
-def test_memory_grows_with_what_is_kept(tmp_path):
-    """400,000 reviewers of one review each, and 100 of 20: with --k_core 5 the many leave no trace."""
-    with gzip.open(tmp_path / "Music.json.gz", "wt", compresslevel=1) as file:
-        for n in range(400_000):
-            file.write(review(f"A{n:013}", str(n % 40), 3.0, n))
-        for n in range(2000):
-            file.write(review(f"B{n % 100}", str(n // 50), 1.0 + n % 5, n))
-    meta = [json.dumps({"asin": asin, "title": title}) for asin, title in NAMES.items()]
-    (tmp_path / "meta_Music.json").write_text("\n".join(meta))
-    nothing = peak()
-    assert peak(tmp_path, 5) - nothing < 30 < 60 < peak(tmp_path, 0) - nothing
-
-
 def test_prompt_lengths_come_from_a_sample(tmp_path, monkeypatch):
     """Of very many lists 2,000 are measured, which is said."""
     folder = write(tmp_path, "csv", many(users=80, items=40, least=40), NAMES)
     made = []
-    monkeypatch.setattr(data, "list_prompt", lambda *words: made.append(words) or "word")
+    monkeypatch.setattr(describe, "list_prompt", lambda *words: made.append(words) or "word")
     printed = page(folder, stride=1)
     lists = sum(int(line.split()[1]) for line in printed.splitlines() if " lists of 3, " in line)
-    assert lists > 2000 >= len(made) - 2 and f"(of {len(made) - 2} lists)" in printed  # two are shown
-    assert {"train-0", "valid", "test"} <= {words[1].list_id.split("/")[1] for words in made[:-2]}  # from all over
+    assert lists > 2000 >= len(made) and f"(of {len(made)} lists)" in printed
+    assert {"train-0", "valid", "test"} <= {words[1].list_id.split("/")[1] for words in made}  # from all over
 
 
 def test_download_of_larger_sets(tmp_path, monkeypatch):
-    """ml-10m's archive calls its folder otherwise; files are written as they come, not gathered in memory."""
-    for name, inside, files in (("ml-10m", "ml-10M100K", ("ratings.dat", "movies.dat")),
-                                ("ml-32m", "ml-32m", ("ratings.csv", "movies.csv"))):
+    """ml-10m's archive calls its folder otherwise; each set has the two files of its layout."""
+    for name, inside, wanted in (("ml-10m", "ml-10M100K", ("ratings.dat", "movies.dat")),
+                                 ("ml-32m", "ml-32m", ("ratings.csv", "movies.csv"))):
         with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
-            for member in files:
+            for member in wanted:
                 archive.writestr(f"{inside}/{member}", member)
-        monkeypatch.setattr(data, "fetch", lambda url, path, file=file: path.write_bytes(file.getvalue()))
-        data.download(name, tmp_path / name)
-        assert [(tmp_path / name / member).read_text() for member in files] == list(files)
+        monkeypatch.setattr(files, "fetch", lambda url, path, file=file: path.write_bytes(file.getvalue()))
+        files.download(name, tmp_path / name)
+        assert [(tmp_path / name / member).read_text() for member in wanted] == list(wanted)

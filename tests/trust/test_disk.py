@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from helpers import (
     Crash, assert_same_end, crash_at, csv_run, files_of, from_child, one_line, refused, said, saved_step)
 
-import runs
 import train
-from model import load_model, load_run
+from plumbing import flags
+from plumbing import folder as run_folder
+from plumbing.model import load_model, load_run
 
 
 @pytest.mark.parametrize("limit, what", [(100, "log.jsonl"), (100_000, "model"), (1_000_000, "checkpoint"),
@@ -34,9 +34,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint_whole(world, str
     def run():
         if what == "model":  # the second validation must be the better one, so that it saves
             values = iter([0.1, 0.9])
-            train.validate = lambda *_: ({"valid_ndcg": next(values)}, set())
+            train.validate = lambda *_: {"valid_ndcg": next(values)}
         shutil.rmtree(out)
-        runs.run_script(lambda: train.train(*csv_run(world, out), on_step=fill))
+        flags.run_script(lambda: train.train(*csv_run(world, out), on_step=fill))
     message = from_child(run)
     assert message.startswith("SystemExit: error: ") and len(message.splitlines()) == 1, message
     assert f"{out}/{what}" in message and "written" in message and "File too large" in message, message
@@ -55,22 +55,21 @@ def test_every_writer_explains_every_error(world, straight, tmp_path, monkeypatc
     """torch, safetensors and tokenizers raise types of their own: one line that names the place; no file is lost."""
     out = tmp_path / "run"
     shutil.copytree(straight, out)
-    model, tokenizer = load_run(str(out))
+    model, tokenizer = load_run(str(out), run_folder.read_run_config(str(out)))
     before = files_of(out)
 
     def fail(*_, **__):
         raise error
     if where in ("tokenizer", "model"):
         monkeypatch.setattr({"tokenizer": tokenizer, "model": model}[where], "save_pretrained", fail)
-        message = one_line(runs.save_model, model, tokenizer, out)
+        message = one_line(run_folder.save_model, model, tokenizer, out)
     elif where == "checkpoint":
         monkeypatch.setattr(torch, "save", fail)
-        optimizer = torch.optim.AdamW(model.parameters())
-        message = one_line(runs.save_checkpoint, out, runs.Progress(), runs.Origin("", "", "", {}), model, optimizer,
-                           transformers.get_constant_schedule(optimizer))
+        run = run_folder.Run(out, None, {}, 3, writes=True)
+        message = one_line(run.save, train.State(model, train.TrainConfig(), 4))
     else:
         monkeypatch.setattr(Path, "write_text", fail)
-        message = one_line(runs.write_json, out / "config.json", {})
+        message = one_line(flags.write_json, out / "config.json", {})
     assert f"{out}/{where.replace('tokenizer', 'model')}: cannot be written" in message
     assert before.items() <= files_of(out).items()
 
@@ -78,15 +77,15 @@ def test_every_writer_explains_every_error(world, straight, tmp_path, monkeypatc
 def test_a_full_disk_after_a_kill_between_two_renames_keeps_the_only_model(straight, tmp_path, monkeypatch):
     """model.old alone is left, and the model that should follow it cannot be written."""
     shutil.copytree(straight / "model", tmp_path / "model.old")
-    model, tokenizer = load_run(str(straight))
+    model, tokenizer = load_run(str(straight), run_folder.read_run_config(str(straight)))
 
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
     with monkeypatch.context() as patch:
         patch.setattr(model, "save_pretrained", fail)
-        assert "No space left" in one_line(runs.save_model, model, tokenizer, tmp_path)
+        assert "No space left" in one_line(run_folder.save_model, model, tokenizer, tmp_path)
     assert load_model(str(tmp_path / "model.old"))
-    runs.save_model(model, tokenizer, tmp_path)  # with room again
+    run_folder.save_model(model, tokenizer, tmp_path)  # with room again
     assert [path.name for path in tmp_path.iterdir()] == ["model"] and load_model(str(tmp_path / "model"))
 
 
@@ -97,7 +96,7 @@ def test_a_full_disk_while_the_log_is_cut_back_is_one_line(straight, tmp_path):
     def run():
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
         with contextlib.redirect_stdout(io.StringIO()):  # pytest's is a file, too
-            runs.run_script(lambda: train.main(["--resume", str(out)]))
+            flags.run_script(lambda: train.main(["--resume", str(out)]))
     message = from_child(run)
     assert message.startswith(f"SystemExit: error: {out}/log.jsonl: "), message
     assert "File too large" in message and len(message.splitlines()) == 1
@@ -125,7 +124,7 @@ def test_denied_rights_are_one_line_that_names_the_path(world, straight, closed)
         def run():
             os.setgid(65534)
             os.setuid(65534)
-            runs.run_script(lambda: train.main(["--resume", str(out)]))
+            flags.run_script(lambda: train.main(["--resume", str(out)]))
         message = from_child(run)
         assert re.match(rf"SystemExit: error: .*{out / closed}", message) and "Permission denied" in message, message
         assert len(message.splitlines()) == 1
@@ -141,5 +140,5 @@ def test_a_folder_that_cannot_be_made_is_one_line(world, out):
 def test_a_table_that_cannot_be_written_leaves_nothing_beside_it(tmp_path):
     (tmp_path / "folder").mkdir()
     with refused("folder: cannot be written"):
-        runs.write_json(tmp_path / "folder", {})
+        flags.write_json(tmp_path / "folder", {})
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]

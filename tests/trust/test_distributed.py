@@ -12,6 +12,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import data
 import train
+from plumbing.machine import Team
 
 ROOT = Path(__file__).parents[2]
 CONFIG = demo_config(batch_size=9)  # 9 lists: one process gets five, the other four
@@ -26,7 +27,7 @@ def share(*run_cfgs) -> list[dict]:
         kept.append(build(*arguments))
         return kept[-1]
     train.build_model = build_and_keep
-    train.processes.destroy_process_group = lambda: None  # the meeting place cannot be used twice
+    torch.distributed.destroy_process_group = lambda: None  # the meeting place cannot be used twice
     for run_cfg in run_cfgs:
         train.train(data.DataConfig(), CONFIG, run_cfg)
     return [{name: weight.detach().clone() for name, weight in model.state_dict().items()} for model, _ in kept]
@@ -59,7 +60,7 @@ def test_two_processes_train_as_one(tmp_path, capfd):
 
 
 def test_fewer_lists_than_processes_is_one_clear_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "join_processes", lambda: (0, 2))
+    monkeypatch.setattr(train, "join_processes", lambda: Team(0, 2))
     with refused("an epoch's smallest step has 1 lists for 2 processes"):
         train.train(*demo_run(tmp_path / "x", batch_size=1))
 
@@ -67,7 +68,7 @@ def test_fewer_lists_than_processes_is_one_clear_line(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_torchrun_starts_two_processes_that_train_one_run(tmp_path):
     """The command of the page, from nothing: one folder, one writer, a table at the end."""
-    flags = ["--steps", "4", "--valid_every", "2", "--valid_limit", "5", "--test_limit", "5", "--out", tmp_path / "run"]
+    flags = ["--steps", "4", "--valid_every", "2", "--valid_lists", "5", "--test_lists", "5", "--out", tmp_path / "run"]
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
                            ROOT / "train.py", *map(str, flags)], text=True, capture_output=True, timeout=300,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -10,27 +10,27 @@ import pytest
 from helpers import refused
 from worlds import read, rows_of, write
 
-import data
 from alro import AlroError
+from plumbing import files
 
 
 @pytest.fixture
 def site(monkeypatch):
     """A loopback server in GroupLens's place: {path: the whole reply, header and body}."""
-    files = {}
+    served = {}
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self):
             path = self.rfile.readline().split()[1].decode()
             while self.rfile.readline().strip():
                 pass
-            self.wfile.write(files.get(path, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"))
+            self.wfile.write(served.get(path, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"))
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        monkeypatch.setattr(data, "GROUPLENS", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.setattr(files, "GROUPLENS", f"http://127.0.0.1:{server.server_address[1]}")
         monkeypatch.setenv("no_proxy", "*")
-        yield files
+        yield served
         server.shutdown()
 
 
@@ -54,7 +54,7 @@ def test_download(site, tmp_path, tmp_path_factory):
     folder = tmp_path / "deep" / "ml-100k"
     first = read(folder, "ml-100k", download=True)
     site.clear()
-    assert rows_of(read(folder, "ml-100k", download=True)) == rows_of(first) and len(first.titles) == 3
+    assert rows_of(read(folder, "ml-100k", download=True)) == rows_of(first) and len(first.columns.titles) == 3
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == {folder / "u.data", folder / "u.item"}
     (folder / "u.item").unlink()
     with refused("ml-100k.zip"):
@@ -74,30 +74,29 @@ def test_download_faults(site, tmp_path, tmp_path_factory, fault, monkeypatch):
              "cut chunk": {url: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfff\r\nabc"}}.get(fault, {})
     site.pop({"no .md5": f"{url}.md5", "no zip": url}.get(fault), None)
     if fault == "no server":
-        monkeypatch.setattr(data, "GROUPLENS", "http://127.0.0.1:9")
+        monkeypatch.setattr(files, "GROUPLENS", "http://127.0.0.1:9")
     with refused("ml-100k.zip"):
         read(tmp_path / "data", "ml-100k", download=True)
     assert set(tmp_path.rglob("*")) <= {tmp_path / "data"}  # at most the empty folder
 
 
-def test_damaged_archives_leave_no_file(tmp_path, monkeypatch):
+def test_damaged_archives_leave_no_file(site, tmp_path):
     """200 damaged archives whose stated MD5 fits (the checks after it are on their own): loaded whole, or one line and
     an empty folder."""
     write(tmp_path, "ml-100k")
     with zipfile.ZipFile(archive := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as members:
         for file in ("u.data", "u.item"):
             members.write(tmp_path / file, f"ml-100k/{file}")
-    draw, served, outcomes = random.Random(0), {}, set()
-    monkeypatch.setattr(data.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(served[url[-4:]]))
+    draw, outcomes = random.Random(0), set()
     for n in range(200):
         content = bytearray(archive.getvalue())
         for _ in range(draw.randint(1, 3)):
             content[draw.randrange(len(content))] = draw.randrange(256)
         content = bytes(content[:draw.randrange(len(content))] if n % 10 == 0 else content)
-        served |= {".zip": content, ".md5": hashlib.md5(content).hexdigest().encode()}
+        site |= {"/ml-100k.zip": reply(content), "/ml-100k.zip.md5": reply(hashlib.md5(content).hexdigest().encode())}
         folder = tmp_path / f"{n}"
         try:
-            data.download("ml-100k", folder)
+            files.download("ml-100k", folder)
         except AlroError as error:
             assert len(str(error).splitlines()) == 1 and "ml-100k.zip" in str(error)
             assert not list(folder.iterdir())

@@ -6,10 +6,12 @@ import pytest
 from helpers import csv_run, edit, one_line, said
 from worlds import many, write
 
-import baselines
 import data
 import evaluate
 import train
+from experiments import compare, figures, rivals
+from experiments.ask import ask
+from plumbing import folder as run_folder
 
 TITLES = {str(i): f"Film {i}" for i in range(40)}
 
@@ -83,11 +85,11 @@ def test_a_result_of_other_weights_is_out_of_date_however_full(run):
 
 
 def test_rivals_with_fewer_rows_do_not_replace_those_with_more(small_world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(baselines, "RIVALS", {})
+    monkeypatch.setattr(rivals, "RIVALS", {})
     flags = ["--limit", "5", "--orders", "1", "--out", str(tmp_path)]
-    baselines.main(flags)
+    rivals.main(flags)
     rows = list(result_of(tmp_path)["methods"])
-    baselines.main([*flags, "--embedding", "False"])
+    rivals.main([*flags, "--embedding", "False"])
     assert list(result_of(tmp_path)["methods"]) == rows and "popularity" in rows
     assert "is not kept" in capsys.readouterr().err
 
@@ -102,7 +104,8 @@ def work(monkeypatch):
     def counting(*arguments):
         asked.append(arguments)
         return score_method(*arguments)
-    monkeypatch.setattr(evaluate, "score_method", counting)
+    for module in (evaluate, compare):  # the rivals' rows are scored by compare
+        monkeypatch.setattr(module, "score_method", counting)
     return asked
 
 
@@ -115,41 +118,45 @@ def test_a_run_that_cannot_be_written_to_is_warned_of_before_the_work_and_its_ta
     def warned(message, warn=evaluate.warn):
         assert not work
         warn(message)
-    monkeypatch.setattr(evaluate.tempfile, "TemporaryFile", read_only)
-    monkeypatch.setattr(evaluate, "write_lines", read_only)
+    monkeypatch.setattr(run_folder.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(run_folder, "write_lines", read_only)
     monkeypatch.setattr(evaluate, "warn", warned)
     message = one_line(evaluate.main, [str(run), "--limit", "3", "--orders", "1"])
     printed = capsys.readouterr()
     assert "eval-test.lists.jsonl: cannot be written" in message and "Permission denied" in message
     assert f"{run}: cannot be written to" in printed.err and "the table will be printed" in printed.err
-    assert "NDCG@3" in printed.out and "Paired differences" in printed.out and work
+    assert "NDCG@3" in printed.out and "the item mean (" in printed.out and work  # to its last sentence
 
 
 def test_a_file_in_the_way_costs_no_table(run, capsys):
     (run / "eval-test.lists.jsonl").mkdir()
     message = said(evaluate.main, [str(run), "--limit", "3", "--orders", "1"])
     assert "eval-test.lists.jsonl: cannot be written" in message
-    assert "Paired differences" in capsys.readouterr().out
+    assert "the item mean (" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flag, name", [("--json", "file/table.json"), ("--figures", "file/figures")])
-def test_a_place_that_the_user_named_is_tried_before_the_work(run, tmp_path, work, flag, name):
+@pytest.mark.parametrize("script, flag, name", [
+    (evaluate, "--json", "file/table.json"), (compare, "--json", "file/table.json"),
+    (figures, "--json", "file/table.json"), (figures, "--out", "file/figures")])
+def test_a_place_that_the_user_named_is_tried_before_the_work(run, tmp_path, work, monkeypatch, script, flag, name):
+    monkeypatch.chdir(tmp_path)  # where figures/ goes
     (tmp_path / "file").write_text("")  # a file where a folder should be
-    message = said(evaluate.main, [str(run), "--limit", "3", flag, str(tmp_path / name)])
+    message = said(script.main, [str(run), "--limit", "3", flag, str(tmp_path / name)])
     assert "cannot be written to" in message and str(tmp_path / "file") in message and not work
 
 
 def test_the_folder_for_the_rivals_results_is_tried_before_the_work(small_world, tmp_path, work):
     (tmp_path / "file").write_text("")
-    message = said(baselines.main, ["--limit", "3", "--out", str(tmp_path / "file" / "out")])
+    message = said(rivals.main, ["--limit", "3", "--out", str(tmp_path / "file" / "out")])
     assert "cannot be written to" in message and not work
 
 
 # ---- 3. Data that are no longer those of the training --------------------------------------------
 
 @pytest.fixture
-def moving_world(tmp_path):
+def moving_world(tmp_path, monkeypatch):
     """A csv data set of its own, and a run trained on it."""
+    monkeypatch.chdir(tmp_path)  # where figures/ goes
     folder = tmp_path / "world"
     folder.mkdir()
     lines = many(users=30, least=20, most=26)
@@ -167,7 +174,7 @@ def without_last(lines, n):
     return kept
 
 
-@pytest.mark.parametrize("script", [evaluate, baselines])
+@pytest.mark.parametrize("script", [evaluate, rivals, compare, figures])
 def test_a_run_is_not_evaluated_on_other_ratings_than_it_was_trained_on(moving_world, script, work):
     """Without each user's last ratings the test lists are lists that the model was trained on."""
     folder, lines, run = moving_world
@@ -176,7 +183,7 @@ def test_a_run_is_not_evaluated_on_other_ratings_than_it_was_trained_on(moving_w
     assert f"{run} was trained on other ratings" in message and not work
 
 
-@pytest.mark.parametrize("script", [evaluate, baselines])
+@pytest.mark.parametrize("script", [evaluate, rivals, compare, figures])
 def test_a_run_is_not_evaluated_with_other_titles_than_it_was_trained_on(moving_world, script, work):
     folder, lines, run = moving_world
     write(folder, "csv", lines, {**TITLES, "3": "Film three"})
@@ -184,12 +191,13 @@ def test_a_run_is_not_evaluated_with_other_titles_than_it_was_trained_on(moving_
     assert f"{run} was trained on other titles" in message and not work
 
 
-def test_a_run_of_before_the_hashes_were_kept_is_refused(run):
-    """The synthetic world, and the lists of films under several ids, were other ones then."""
+def test_a_run_without_hashes_is_refused(run):
+    """Nobody can tell what it was trained on."""
     config = json.loads((run / "config.json").read_text())
     del config["data_sha256"]
     (run / "config.json").write_text(json.dumps(config))
-    assert "train anew" in one_line(evaluate.main, [str(run), "--limit", "2", "--orders", "1"])
+    assert f"{run}/config.json: missing field 'data_sha256'" in one_line(
+        evaluate.main, [str(run), "--limit", "2", "--orders", "1"])
 
 
 # ---- 4. --ask goes by the run's own rules --------------------------------------------------------
@@ -204,17 +212,11 @@ def asked(run, tmp_path, monkeypatch, question=QUESTION, **data_cfg):
     (tmp_path / "q.json").write_text(json.dumps(question))
     prompts, list_prompt = [], data.list_prompt
     monkeypatch.setattr(data, "list_prompt", lambda *args: prompts.append(list_prompt(*args)) or prompts[-1])
-    answer = evaluate.ask(str(run), evaluate.EvalConfig(ask=str(tmp_path / "q.json")))
+    answer = ask(str(run), str(tmp_path / "q.json"), "greedy")
     return answer.splitlines(), prompts[-1]
 
 
-def test_a_model_trained_without_ratings_is_not_shown_those_of_a_question(run, tmp_path, monkeypatch):
-    lines, prompt = asked(run, tmp_path, monkeypatch, history_ratings=False)
-    assert "Film 1\nFilm 2\n" in prompt and "Film 1: 5" not in prompt
-    assert lines[3:] == ["note: this model was trained without the history's ratings: yours were not shown"]
-
-
-def test_a_model_trained_with_ratings_is_shown_them(run, tmp_path, monkeypatch):
+def test_a_model_is_shown_the_ratings_of_a_question(run, tmp_path, monkeypatch):
     lines, prompt = asked(run, tmp_path, monkeypatch)
     assert "Film 1: 5\nFilm 2: 1\n" in prompt and len(lines) == 3
 
@@ -238,6 +240,19 @@ def test_hashes_that_are_none_are_refused_by_name(run, hashes):
     edit(run / "config.json", data_sha256=hashes)
     message = one_line(evaluate.main, [str(run), "--limit", "2"])
     assert f"{run}/config.json: data_sha256 must be an object with lists, prompt" in message
+
+
+@pytest.mark.parametrize("script, flags", [(evaluate, []), (rivals, []), (compare, ["--pool", "True"]), (figures, [])])
+@pytest.mark.parametrize("part, name", [(None, "losses"), (None, "data_sha256"), (None, "base_sha256"),
+                                        ("train", "candidate_weight"), ("train", "bf16"), ("data", "list_size")])
+def test_a_field_that_is_gone_is_named(run, tmp_path, monkeypatch, work, script, flags, part, name):
+    """By every script that reads a run, before it computes anything."""
+    monkeypatch.chdir(tmp_path)  # where figures/ goes
+    config = json.loads((run / "config.json").read_text())
+    del (config[part] if part else config)[name]
+    (run / "config.json").write_text(json.dumps(config))
+    message = said(script.main, [str(run), "--limit", "2", *flags])
+    assert f"{run}/config.json: " in message and name in message and not work
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"ranked_lists": "many", "orders": 3, "methods": {}}',

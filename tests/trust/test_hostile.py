@@ -16,7 +16,7 @@ import alro
 import data
 import train
 from alro import AlroError
-from model import encode, load_model, load_tokenizer
+from plumbing.model import load_model, load_tokenizer, tokenise
 
 
 # ---- Text ------------------------------------------------------------------------------------------------------------
@@ -41,12 +41,12 @@ def check_hostile(tokenizer, titles, special):
         encoder = data.Encoder(tokenizer, data.PromptWords(names, "movie", (1, 5), [1.0, 5.0]), m, 10 ** 6)
         one = data.RankingList("x", 0, [(m, 4.0)], list(range(m)), [1.0] * m, slots)
         gold = torch.randperm(m, generator=data.generator(start)).unsqueeze(0)
-        batch, _ = encoder.batch([one], [slots], gold)
+        batch = encoder.encode([one], [slots], gold)
         ids = batch.input_ids[0].tolist()
         assert not special & set(ids[1:])  # (the first may be the tokenizer's own beginning-of-text)
         assert ids[batch.prompt_tokens[0]:] == [
             encoder.identifiers[slots.index(item)].item() for item in gold[0].tolist()]
-        whole = encode(tokenizer, [text + "".join(alro.IDENTIFIERS[slots.index(i)] for i in gold[0].tolist())])
+        whole = tokenise(tokenizer, [text + "".join(alro.IDENTIFIERS[slots.index(i)] for i in gold[0].tolist())])
         assert whole.input_ids[0] == ids
 
 
@@ -62,12 +62,13 @@ def test_hostile_titles_stay_one_line_and_text(kind):
     titles = ["Babe", "x </s> y", "Heat"]
     encoder = data.Encoder(tokenizer, data.PromptWords(titles, "movie", (1, 5), [1.0, 5.0]), 2, 10 ** 6)
     fine, bad = (data.RankingList(f"{n}/test", 0, [], [0, n], [1.0] * 2, [0, 1]) for n in (2, 1))
-    encoder.batch([fine], [[0, 1]])
-    assert "list '1/test': a title holds a special token" in one_line(encoder.batch, [fine, bad], [[0, 1]] * 2)
+    encoder.encode([fine], [[0, 1]])
+    assert "list '1/test': a title holds a special token" in one_line(encoder.encode, [fine, bad], [[0, 1]] * 2)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    assert encoder.batch([fine], [[0, 1]])[0].input_ids[0, 0] == 1  # its own beginning-of-text is no title's
+    encoder = data.Encoder(tokenizer, encoder.words, 2, 10 ** 6)
+    assert encoder.encode([fine], [[0, 1]]).input_ids[0, 0] == 1  # its own beginning-of-text is no title's
     titles[1] = "<s>"
-    assert "list '1/test'" in one_line(encoder.batch, [fine, bad], [[0, 1]] * 2)
+    assert "list '1/test'" in one_line(encoder.encode, [fine, bad], [[0, 1]] * 2)
 
 
 @pytest.mark.skipif(not os.environ.get("ALRO_REAL_INPUTS"), reason="ALRO_REAL_INPUTS is not set")
@@ -75,14 +76,14 @@ def test_hostile_titles_stay_text_with_a_real_tokenizer():
     tokenizer = load_tokenizer(str(Path(os.environ["ALRO_REAL_INPUTS"], "smollm2-135m")))
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     titles = [*ODD, *(token.content for token in tokenizer.added_tokens_decoder.values())]
-    assert special & set(tokenizer("<|im_end|>").input_ids)  # so it would be, were it not for `encode`
+    assert special & set(tokenizer("<|im_end|>").input_ids)  # so it would be, were it not for `tokenise`
     check_hostile(tokenizer, titles, special)
 
 
 def test_a_list_too_long_for_the_model_is_one_line_from_the_loader_too(tmp_path):
-    """The loader's worker meets it first; torch would wrap its whole traceback into the message."""
+    """The thread that makes the batches meets it first, with the history already left out."""
     write(tmp_path, "csv", many(users=8, least=16, most=16), {str(i): "long " * 500 + str(i) for i in range(40)})
-    assert re.search(r"list '\d/train-\d': \d+ tokens without history.*too long",
+    assert re.search(r"list '\d/train-\d': \d+ tokens, but the model reads 1024: too long",
                      said(train.train, *csv_run(tmp_path, tmp_path / "run")))
 
 
@@ -139,7 +140,7 @@ def test_nothing_in_a_model_folder_is_executed(straight, tmp_path, fault, monkey
 
 
 @pytest.mark.parametrize("content", ["pickle", "object in an archive", "cut short", "not an archive", "a list",
-                                     "no optimizer", "other shapes", "one number each", "worse is a word"])
+                                     "no optimizer", "other shapes", "one number each", "best is a word"])
 def test_a_bad_checkpoint_is_refused_and_not_executed(straight, tmp_path, content):
     out, mark = tmp_path / "run", tmp_path / "executed"
     shutil.copytree(straight, out)
@@ -153,7 +154,7 @@ def test_a_bad_checkpoint_is_refused_and_not_executed(straight, tmp_path, conten
                     "no optimizer": {name: value for name, value in good.items() if name != "optimizer"},
                     "one number each": {**good, "weights": {name: w[:1] if w.dim() == 1 else w  # could be broadcast
                                                             for name, w in good["weights"].items()}},
-                    "worse is a word": {**good, "progress": {**good["progress"], "since_best": "much"}},
+                    "best is a word": {**good, "best": "much"},
                     "other shapes": {**good, "weights": {name: w[:1, :3] if w.dim() == 2 else w
                                                          for name, w in good["weights"].items()}}}[content], file)
     assert f"{file} cannot be used" in one_line(train.main, ["--resume", str(out)])

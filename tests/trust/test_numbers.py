@@ -9,6 +9,7 @@ from worlds import many, write
 
 import evaluate
 import train
+from plumbing import folder as run_folder
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -38,9 +39,10 @@ def test_numbers_that_are_not_finite_stop_the_run(world, tmp_path, monkeypatch, 
             model.base_model.layers[0].mlp.up_proj.weight.register_hook(poison)
         return model, tokenizer
     monkeypatch.setattr(train, "build_model", with_hook)
+    monkeypatch.setattr(run_folder, "LOG_EVERY", 50)
     if where == "rating" and value < 0:
         pytest.skip("2^-inf is 0, a finite gain: the loss stays finite, and files hold no such rating")
-    message = one_line(train.train, *csv_run(world, tmp_path / "run", log_every=50), losses=poisoned)
+    message = one_line(train.train, *csv_run(world, tmp_path / "run"), losses=poisoned)
     assert re.search(r"step 4: not finite: .*lists \['\d+/train-\d+'", message), message
     assert saved_step(tmp_path / "run") == 3
     assert all(weight.isfinite().all() for weight in state_of(tmp_path / "run")["weights"].values())
@@ -82,15 +84,15 @@ def test_a_validation_that_is_not_finite_names_the_step(world, tmp_path, monkeyp
 def test_smallest_and_largest_lists_train_and_rank(tmp_path, m, history_size):
     """m = 2 and m = 26, with no history at all: finite losses, permutations, and a table."""
     write(tmp_path, "csv", many(users=4, items=90, least=84, most=84), {str(i): f"Film {i}" for i in range(90)})
-    outcome = train.train(*csv_run(tmp_path, tmp_path / "run", m, history_size, steps=2, valid_every=2,
-                                    test_at_end=True, test_limit=4))
+    outcome = train.train(*csv_run(tmp_path, tmp_path / "run", m, history_size, steps=2, valid_every=2, test_lists=4))
     assert all(sorted(order) == list(range(m)) for some in outcome["methods"]["trained"]["predicted"]
                for order in some.tolist())
     values = outcome["methods"]["trained"]["values"]
     assert all(((0 <= values[f"ndcg@{k}"]) & (values[f"ndcg@{k}"] <= 1)).all() for k in (1, min(m, 10)))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_parts_and_lists(small_world, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_parts_and_lists(small_world, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "LOG_EVERY", 5)
     real = train.losses
 
     def poisoned(model, batch, cfg):
@@ -100,11 +102,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_parts_and_lists(
     poisoned.calls = 0
     # Found at the next look, at step 8, but named rightly.
     with refused(r"step 6: not finite: .*sll.*lists \['\d+/train") as error:
-        train.train(*demo_run(tmp_path / "run", log_every=5), losses=poisoned)
+        train.train(*demo_run(tmp_path / "run"), losses=poisoned)
     assert "\n" not in str(error.value)
     weights = state_of(tmp_path / "run")["weights"]
     assert saved_step(tmp_path / "run") == 4 and all(weight.isfinite().all() for weight in weights.values())
     assert str(error.value).endswith("; the last checkpoint is from before")
     poisoned.calls = 3
     with refused(r"step 3: not finite: .*'\]$"):  # there is none yet, so none is promised
-        train.train(*demo_run(tmp_path / "early", log_every=5), losses=poisoned)
+        train.train(*demo_run(tmp_path / "early"), losses=poisoned)

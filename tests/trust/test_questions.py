@@ -9,13 +9,14 @@ from helpers import one_line, said
 import alro
 import data
 import evaluate
+from experiments.ask import ask as ask_run
 
 
 def test_more_candidates_than_identifiers_and_bad_ratings_in_a_question(straight, tmp_path):
     """27 candidates, NaN and infinite ratings, no history: refused by name, or ranked."""
     def ask(history, candidates):
         (tmp_path / "q.json").write_text(json.dumps({"history": history, "candidates": candidates}))
-        return evaluate.ask(str(straight), evaluate.EvalConfig(ask=str(tmp_path / "q.json")))
+        return ask_run(str(straight), str(tmp_path / "q.json"), "greedy")
 
     films = [f"Film {i}" for i in range(27)]
     assert "27 candidates; 2..26" in one_line(ask, [], films)

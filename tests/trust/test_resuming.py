@@ -6,18 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import (
-    Crash, assert_same_end, assert_same_weights, crash_at, csv_run, demo_run, log_of, one_line, refused, state_of)
+    Crash, assert_same_end, assert_same_weights, crash_at, csv_run, demo_run, files_of, log_of, one_line, refused,
+    state_of)
 
-import runs
 import train
-
-
+from plumbing import folder as run_folder
 
 # ---- The same end ----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("step", [2, 6, 8, 11])
 def test_resuming_after_a_crash_equals_never_having_crashed(small_world, tmp_path, demo_straight, step):
-    """2 N steps = N + resume N, bit for bit, log included; with dropout's random state: test_interruption.py."""
+    """2 N steps = N + resume N, bit for bit, log included; with LoRA's dropout: test_interruption.py."""
     with pytest.raises(Crash):
         train.train(*demo_run(tmp_path / "run"), on_step=crash_at(step))
     with open(tmp_path / "run" / "log.jsonl", "a") as file:
@@ -27,36 +26,10 @@ def test_resuming_after_a_crash_equals_never_having_crashed(small_world, tmp_pat
     assert log_of(demo_straight) == log_of(tmp_path / "run")
 
 
-@pytest.mark.parametrize("field", ["weight_decay", "patience", "sigma"])
-def test_a_run_of_before_a_field_was_thought_of_goes_on_with_its_default(world, straight, tmp_path, field):
-    """As an older version left it: config.json and checkpoint know nothing of the field. Whatever is compared, is
-    compared with defaults filled in; the same end as a run never stopped."""
-    out = tmp_path / "run"
-    with pytest.raises(Crash):
-        train.train(*csv_run(world, out), on_step=crash_at(4))
-    config, state = json.loads((out / "config.json").read_text()), state_of(out)
-    assert config["train"].pop(field) == state["origin"]["config"].pop(field) == getattr(train.TrainConfig(), field)
-    (out / "config.json").write_text(json.dumps(config))
-    torch.save(state, out / "checkpoint" / "state.pt")
-    train.main(["--resume", str(out)])
-    assert_same_end(straight, out)
-
-
-def test_a_field_that_was_not_at_its_default_must_be_there(world, tmp_path):
-    """Half a run each way is no run: the field's value is in the checkpoint, and gone from config.json."""
-    out = tmp_path / "run"
-    with pytest.raises(Crash):
-        train.train(*csv_run(world, out, sigma=2.0), on_step=crash_at(4))
-    config = json.loads((out / "config.json").read_text())
-    del config["train"]["sigma"]
-    (out / "config.json").write_text(json.dumps(config))
-    assert "another configuration" in one_line(train.main, ["--resume", str(out)])
-
-
 def test_the_same_command_works_after_a_kill_before_config_json(world, straight, tmp_path):
     """And --out that names a file is one line, which says so."""
     (tmp_path / "run").mkdir()
-    for name in "lock", "config.json.partial":
+    for name in "lock", "config.json.123.partial":
         (tmp_path / "run" / name).write_text("{")
     train.train(*csv_run(world, tmp_path / "run"))
     assert_same_end(straight, tmp_path / "run")
@@ -84,20 +57,35 @@ def test_a_run_is_not_gone_on_with_on_other_data(world, straight, tmp_path):
 
 @pytest.mark.parametrize("part, name, value", [
     ("train", "lr", 1e-3), ("train", "seed", 7), ("train", "steps", 9), ("train", "batch_size", 3),
-    ("train", "dropout", None), ("data", "stride", 3), ("data", "history_ratings", None)])
+    ("data", "stride", 3), ("losses", None, "experiments.objectives:soft_ties_losses")])
 def test_a_run_is_not_gone_on_with_under_another_configuration(straight, tmp_path, part, name, value):
-    """config.json edited, or a field deleted so that its default would hold: half a run each way is no run."""
+    """config.json edited: half a run each way is no run."""
     shutil.copytree(straight, tmp_path / "run")
     config = json.loads((straight / "config.json").read_text())
-    if value is None:
-        del config[part][name]
-        config["train"]["clip"] = 2.0  # the deleted field's default is the run's value: harmless, were it all
-    else:
-        config[part][name] = value
+    config[part] = {**config[part], name: value} if name else value
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     before = (tmp_path / "run" / "log.jsonl").read_bytes()
     assert "other data or another configuration" in one_line(train.main, ["--resume", str(tmp_path / "run")])
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("part, name", [("train", "sigma"), ("train", "beta"), ("data", "stride"), ("data", "k_core")])
+def test_a_field_is_never_filled_in_by_its_default(straight, tmp_path, part, name):
+    """A field that is gone from config.json is missed by name, though the default would be the run's own value; one
+    that the checkpoint lacks makes it one of another configuration."""
+    shutil.copytree(straight, tmp_path / "run")
+    config = json.loads((straight / "config.json").read_text())
+    del config[part][name]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    before = files_of(tmp_path / "run")
+    assert f"config.json: missing field {name!r}" in one_line(train.main, ["--resume", str(tmp_path / "run")])
+    assert files_of(tmp_path / "run") == before
+    if part == "train":
+        shutil.copy(straight / "config.json", tmp_path / "run")
+        state = state_of(tmp_path / "run")
+        del state["origin"]["config"][name]
+        torch.save(state, tmp_path / "run" / "checkpoint" / "state.pt")
+        assert "another configuration" in one_line(train.main, ["--resume", str(tmp_path / "run")])
 
 
 @pytest.mark.parametrize("field, value, complaint", [
@@ -117,7 +105,7 @@ def test_a_second_run_does_not_overwrite_the_first(small_world, demo_straight):
     before = (demo_straight / "log.jsonl").read_bytes()
     with refused("--resume"):
         train.train(*demo_run(demo_straight))
-    for flags in (["--lr", "1"], ["--out", "elsewhere"], ["--ablation", "True"], ["--seeds", "2"], ["--stride", "2"]):
+    for flags in (["--lr", "1"], ["--out", "elsewhere"], ["--losses", "x:y"], ["--seed", "2"], ["--stride", "2"]):
         with refused("no other flag"):
             train.main(["--resume", str(demo_straight), *flags])
     assert (demo_straight / "log.jsonl").read_bytes() == before
@@ -125,11 +113,11 @@ def test_a_second_run_does_not_overwrite_the_first(small_world, demo_straight):
 
 def test_two_runs_started_together_do_not_share_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert [str(runs.make_run_folder(None, "world")) for _ in range(2)] == ["runs/world-1", "runs/world-2"]
-    assert [str(runs.make_run_folder("mine", "world")) for _ in range(2)] == ["mine"] * 2  # train() looks what is in it
+    assert [str(run_folder.make_run_folder(None, "world")) for _ in range(2)] == ["runs/world-1", "runs/world-2"]
+    assert [str(run_folder.make_run_folder("mine", "world")) for _ in range(2)] == ["mine"] * 2  # claimed later
     Path("file").touch()
     with refused("--out file is a file"):
-        runs.make_run_folder("file", "world")
+        run_folder.make_run_folder("file", "world")
 
 
 @pytest.mark.parametrize("theirs", ["model/mine.txt", "checkpoint/state.pt", "log.jsonl", "config.json", "thesis.tex"])

@@ -10,10 +10,12 @@ from helpers import assert_same_end, csv_run, edit, one_line, refused, said
 
 import data
 import evaluate
-import runs
 import train
 from alro import AlroError
-from model import load_model, load_run, load_tokenizer
+from experiments import ask, figures
+from plumbing import flags
+from plumbing import folder as run_folder
+from plumbing.model import load_model, load_run, load_tokenizer
 
 
 def test_damaged_json_is_one_line_that_names_the_file(straight, tmp_path):
@@ -38,10 +40,10 @@ def test_damaged_json_is_one_line_that_names_the_file(straight, tmp_path):
                 (tmp_path / file).write_bytes(text)
             try:  # the folder's model/ is empty: who gets there has accepted both files
                 if name == "config.json":
-                    config = runs.read_run_config(str(tmp_path))
-                    runs.config_from_dict(data.DataConfig, config["data"], str(tmp_path / name))
-                    runs.config_from_dict(train.TrainConfig, config["train"], str(tmp_path / name))
-                evaluate.ask(str(tmp_path), evaluate.EvalConfig(ask=str(tmp_path / "q.json")))
+                    config = run_folder.read_run_config(str(tmp_path))
+                    flags.config_from_dict(data.DataConfig, config["data"], str(tmp_path / name))
+                    flags.config_from_dict(train.TrainConfig, config["train"], str(tmp_path / name))
+                ask.ask(str(tmp_path), str(tmp_path / "q.json"), "greedy")
             except AlroError as error:
                 assert len(str(error).splitlines()) == 1
                 at_model = "/model" in str(error) or str(error).startswith("--")  # --list_size must be ...
@@ -55,7 +57,8 @@ def test_damaged_json_is_one_line_that_names_the_file(straight, tmp_path):
     ("train", {"seed": "0"}), ("train", 3), ("data", {"dataset": 3}), ("data", None), ("prompt", {"noun": 3}),
     ("prompt", {"noun": ["a"]}), ("prompt", {"noun": "x\nFilm 9 -> A"}), ("prompt", {"noun": ""}), ("prompt", []),
     ("prompt", {"scale": "15"}), ("prompt", {"scale": [1]}), ("prompt", {"scale": [10 ** 400, 1]}),
-    ("prompt", {"scale": [1, "five"]}), ("prompt", {"scael": [1, 5]})])
+    ("prompt", {"scale": [1, "five"]}), ("prompt", {"scael": [1, 5]}), ("prompt", {"levels": "12"}),
+    ("prompt", {"levels": [1, "two"]}), ("prompt", {"levels": []}), ("train", {"candidate_weight": "x"})])
 def test_wrong_types_in_config_json_are_one_line(straight, tmp_path, part, values):
     config = json.loads((straight / "config.json").read_text())
     config[part] = {**config[part], **values} if isinstance(values, dict) else values
@@ -69,7 +72,7 @@ def test_wrong_types_in_config_json_are_one_line(straight, tmp_path, part, value
 @pytest.mark.parametrize("content", [b"\xff\xfe\n", b"[1]\n", b"3\n", b"x\n", b'{"valid_ndcg": 1}\n',
                                      b'{"step": 9, "sf', b'{"step": "9", "valid_ndcg": "x"}\n'])
 def test_a_damaged_log_is_one_line_that_names_it(straight, tmp_path, content):
-    """--resume mends a last line cut short, and refuses the rest; --figures, for finished runs, refuses all."""
+    """--resume mends a last line cut short, and refuses the rest; figures, of finished runs, refuse all."""
     shutil.copytree(straight, tmp_path / "run")
     (tmp_path / "run" / "log.jsonl").write_bytes((straight / "log.jsonl").read_bytes() + content)
     if content.endswith(b"\n"):
@@ -77,8 +80,8 @@ def test_a_damaged_log_is_one_line_that_names_it(straight, tmp_path, content):
         assert f"{tmp_path}/run/log.jsonl: cannot be gone on with" in message
     assert (tmp_path / "run" / "log.jsonl").read_bytes().endswith(content)
     table, folders = {"list_size": 3, "methods": {"run": {"mean_rank_by_slot": [2.0] * 3}}}, [str(tmp_path / "run")]
-    if content != b"[1]\n":  # a row without a score, to --figures
-        message = one_line(evaluate.curves, table, {"run": folders})
+    if content != b"[1]\n":  # a row without a score, to figures
+        message = one_line(figures.curves, table, {"run": folders})
         places = f"{tmp_path}/run/log.jsonl: cannot be read", f"log.jsonl of {tmp_path}/run: cannot be read"
         assert message.startswith(places)
     if not content.endswith(b"\n"):
@@ -123,7 +126,8 @@ def test_a_longest_length_that_is_no_number_is_refused(world, straight, tmp_path
     shutil.copytree(straight, tmp_path / "run")
     edit(tmp_path / "run" / "model" / "tokenizer_config.json", model_max_length=value)
     cfg = csv_run(world, tmp_path / "new", model=str(tmp_path / "run" / "model"))
-    for message in one_line(load_run, str(tmp_path / "run")), one_line(train.train, *cfg):
+    config = run_folder.read_run_config(str(tmp_path / "run"))
+    for message in one_line(load_run, str(tmp_path / "run"), config), one_line(train.train, *cfg):
         assert f"{tmp_path}/run/model" in message and "model_max_length" in message
 
 

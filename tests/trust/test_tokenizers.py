@@ -8,7 +8,7 @@ from worlds import encoder_of, sentencepiece, tokenizer_of
 
 import alro
 import data
-from model import encode, identifier_tokens
+from plumbing.model import identifier_tokens, tokenise
 
 
 @pytest.mark.parametrize("kind", ["word", "byte", "byte, digits", "unigram", "llama"])
@@ -24,29 +24,30 @@ def test_every_kind_of_tokenizer_meets_the_methods_needs(world, kind):
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer) + 1, n_embd=16, n_layer=2, n_head=2,
                                        initializer_range=0.5)).eval()
-    words = ratings.prompt_words()
+    words = ratings.words
     encoder = data.Encoder(tokenizer, words, 3, 1000)
     slots = [data.random_slots(3, one.list_id) for one in lists]
     gold = torch.cat([alro.gold_order(torch.tensor([one.ratings])) for one in lists])
 
     def measure(lists, slots, gold):
-        batch, _ = encoder.batch(lists, slots, gold)
+        batch = encoder.encode(lists, slots, gold)
         answer_logits, history_logits, candidate_logits = alro.target_logits(model, batch)
         ratings = (alro.rating_loss(history_logits, batch.history_rated)
                    + alro.rating_loss(candidate_logits, batch.candidate_rated))
-        return (batch, alro.item_log_probs(answer_logits, batch), ratings, alro.rank_candidates(model, batch))
+        return (batch, alro.candidate_log_probs(answer_logits, batch), ratings, alro.rank_candidates(model, batch))
     together = measure(lists, slots, gold)
     if tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     padded = together[0]._replace(input_ids=torch.nn.functional.pad(together[0].input_ids, (0, 9), value=(
         tokenizer.pad_token_id)))
-    assert torch.allclose(alro.item_log_probs(alro.target_logits(model, padded)[0], padded), together[1], atol=1e-5)
+    of_padded = alro.candidate_log_probs(alro.target_logits(model, padded)[0], padded)
+    assert torch.allclose(of_padded, together[1], atol=1e-5)
     assert torch.equal(alro.rank_candidates(model, padded), together[3])
     for row, one in enumerate(lists):
         batch, log_probs, history, ranked = measure([one], [slots[row]], gold[row:row + 1])  # alone: nothing is padded
         text = data.list_prompt(words, one, slots[row])
         answer = "".join(alro.IDENTIFIERS[slots[row].index(item)] for item in gold[row].tolist())
-        assert batch.input_ids[0].tolist() == encode(tokenizer, [text + answer]).input_ids[0]
+        assert batch.input_ids[0].tolist() == tokenise(tokenizer, [text + answer]).input_ids[0]
         assert torch.allclose(log_probs[0], together[1][row], atol=1e-5)
         assert torch.allclose(history[0], together[2][row], atol=1e-5) and torch.equal(ranked[0], together[3][row])
 

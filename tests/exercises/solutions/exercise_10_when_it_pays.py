@@ -2,21 +2,21 @@
 with six all that it had: titles pay (by more than a tenth of what there is to gain) from two new films on."""
 import numpy as np
 
-import baselines
 import data
 import evaluate
+from experiments import rivals
 
 
 def world_lists(new_films: int, users: int = 1000) -> evaluate.EvaluationData:
     cfg = data.DataConfig(new_films=new_films)
-    ratings = data.synthetic(cfg, n_users=users)
-    return evaluate.choose_lists(ratings, data.split(ratings, cfg), "test", 0)
+    ratings = data.load(cfg, n_users=users)
+    return evaluate.choose_lists(ratings, data.split(ratings, cfg), "test", None)
 
 
 def embedding_at_its_best(lists: evaluate.EvaluationData):
-    ratings, fit = lists.ratings, lists.fit
-    rated = np.isin(np.arange(len(ratings.items)), ratings.item[fit])  # (items,)
-    known = np.where(rated, ratings.expected, ratings.rating[fit].mean())  # (users, items)
+    columns, fit = lists.ratings.columns, lists.fit
+    rated = np.isin(np.arange(len(columns.items)), columns.item[fit])  # (items,)
+    known = np.where(rated, columns.expected, columns.rating[fit].mean())  # (users, items)
     return evaluate.score_ranker(lambda one: known[one.user][one.items])
 
 
@@ -24,7 +24,7 @@ def ndcg_row(new_films: int, users: int = 1000) -> dict[str, float]:
     lists = world_lists(new_films, users)
     rankers = evaluate.reference_rankers(lists)
     rankers["embedding at its best"] = embedding_at_its_best(lists)
-    rankers |= baselines.told_the_category(lists)
+    rankers |= rivals.told_the_category(lists)
     ratings = evaluate.ratings_of(lists.lists)  # (N, m)
     m = ratings.shape[1]
     displayed = [one.shown for one in lists.lists]  # any would do

@@ -31,7 +31,7 @@ def losses(model, batch, cfg) -> dict[str, torch.Tensor]:
     order, ratings = batch.order[:lists], batch.ratings[:lists]  # (B, m) the other half, if any, is the same lists
     terms = alro.alro_loss(
         log_probs, order, ratings, alpha=0, beta=cfg.beta, gamma=cfg.gamma, other_log_probs=other_log_probs,
-        through_target=cfg.through_target, **rating_terms)
+        **rating_terms)
 
     def of(probs):  # (B, m, m) -> (B,)
         return soft_list_mle(probs, ratings, alro.gold_rank(ratings), cfg.gamma, cfg.sigma)

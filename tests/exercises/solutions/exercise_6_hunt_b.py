@@ -6,6 +6,7 @@ end of the padded row: right for the longest list of a batch alone. suspect_3 ta
 row holds the letters of other films. suspect_4 is right.
 """
 import torch
+from classroom import prompts
 
 import alro
 
@@ -14,7 +15,7 @@ class Puppet(torch.nn.Module):
     """A model that gives token say(input_ids)[b, t] a logit of 50 at place t of row b, and every other token 0.
 
     Args: say: function (B, T) long -> (B, T) long; words: size of the vocabulary.
-    Use: alro.item_log_probs(alro.target_logits(Puppet(...), batch)[0], batch) -> (B, m, m).
+    Use: alro.candidate_log_probs(alro.target_logits(Puppet(...), batch)[0], batch) -> (B, m, m).
     """
 
     def __init__(self, say, words: int):
@@ -39,12 +40,12 @@ def check_batching(make_batch, encoder, lists, slots, orders) -> None:
     assert batch.ratings.tolist() == [one.ratings for one in lists]
     # Before it must answer, the model has read each list's prompt, in its displayed order, and nothing else: no
     # neighbour's, and no answer.
-    for row, length, prompt in zip(batch.input_ids, batch.prompt_tokens, encoder.tokenise(lists, slots)):
-        assert row[:length].tolist() == list(prompt.tokens)
+    for row, length, prompt in zip(batch.input_ids, batch.prompt_tokens, prompts(encoder, lists, slots)):
+        assert row[:length].tolist() == prompt
 
     def loss(say):  # (B,)
         answer_logits, _, _ = alro.target_logits(Puppet(say, words), batch)
-        return alro.sft_loss(alro.item_log_probs(answer_logits, batch), batch.order)
+        return alro.sft_loss(alro.candidate_log_probs(answer_logits, batch), batch.order)
 
     # Who knows the next token at every place makes no mistake, in any row, whatever its padding.
     assert (loss(lambda ids: ids.roll(-1, dims=1)) < 1e-3).all()

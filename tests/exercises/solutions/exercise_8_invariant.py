@@ -6,7 +6,7 @@ lines get the same one here. (Reading the score one token earlier, at "->", woul
 import torch
 
 from alro import AlroError, Batch, backbone, rating_loss, token_logits
-from model import autocast
+from plumbing.machine import autocast
 
 GIVEN = {"line_starts", "candidate_lines"}  # written for you: where the lines are is not the exercise
 
@@ -52,7 +52,7 @@ def candidate_scores(model, batch: Batch, starts_line: torch.Tensor) -> tuple[to
     hidden = model.base_model(input_ids=tokens, attention_mask=visible(part), position_ids=place,
                               use_cache=False).last_hidden_state  # (B, T, d)
 
-    last = (end - 1).gather(1, batch.slots.argsort(-1))  # (B, m) by item
+    last = (end - 1).gather(1, batch.slots.argsort(-1))  # (B, m) by candidate
     at_last = hidden.gather(1, last.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))  # (B, m, d)
     scores = token_logits(model, at_last.flatten(0, 1), letter).view_as(last)  # (B, m)
     before = (batch.history_at - 1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, H, d)
@@ -85,7 +85,7 @@ def invariant_ranker(model, encoder, starts_line: torch.Tensor):
     def rank(lists, slots):
         device, rankings = next(model.parameters()).device, []
         for first in range(0, len(lists), 64):
-            batch, _ = encoder.batch(lists[first:first + 64], slots[first:first + 64])
+            batch = encoder.encode(lists[first:first + 64], slots[first:first + 64])
             scores, _ = candidate_scores(model.eval(), batch.to(device), starts_line)
             rankings.append(scores.cpu().argsort(dim=-1, descending=True, stable=True))
         return torch.cat(rankings)

@@ -6,12 +6,14 @@ of one fold are shown one number, whatever any of them rated.
 """
 import numpy as np
 
-import data
+from data import fold_of
+from plumbing.averages import fold_averages
+from plumbing.files import Columns, canonical
 
 GIVEN = {"made_up_world"}  # written for you
 
 
-def made_up_world(users: int = 600, items: int = 200, each: int = 30, seed: int = 0) -> data.Ratings:
+def made_up_world(users: int = 600, items: int = 200, each: int = 30, seed: int = 0) -> Columns:
     """Ratings without any taste: an item's quality plus noise, 1 to 5; some items are rated often, some seldom."""
     rng = np.random.default_rng(seed)
     popularity = 1 / np.arange(1, items + 1) ** 0.8
@@ -20,23 +22,24 @@ def made_up_world(users: int = 600, items: int = 200, each: int = 30, seed: int 
     rating = np.clip(np.rint(rng.normal(3.5, 0.5, items)[item] + rng.normal(0, 1, len(item))), 1, 5)  # (N,)
     names = {str(number): f"Film {number}" for number in range(items)}
     columns = [user, item, rating, np.arange(len(item))]
-    return data.canonical(columns, [str(number) for number in range(users)], list(names), names, "movie", {})
+    return canonical(columns, [str(number) for number in range(users)], list(names), names, {}, "movie", {})
 
 
-def leave_one_out(ratings: data.Ratings) -> np.ndarray:
+def leave_one_out(ratings: Columns) -> np.ndarray:
     total, count = np.bincount(ratings.item, ratings.rating), np.bincount(ratings.item)  # (items,)
     others = count[ratings.item] - 1  # (N,)
     left = total[ratings.item] - ratings.rating  # (N,)
     return np.where(others > 0, left / np.maximum(others, 1), np.nan)
 
 
-def fold_average(ratings: data.Ratings) -> np.ndarray:
-    folds = np.array([data.fold_of(user) for user in ratings.users])  # (users,)
-    averages = data.fold_averages(ratings, np.arange(len(ratings.user)))  # (folds, items)
-    return averages[folds[ratings.user], ratings.item]
+def fold_average(ratings: Columns) -> np.ndarray:
+    folds = np.array([fold_of(user) for user in ratings.users])  # (users,)
+    rater_fold = folds[ratings.user]  # (N,)
+    averages = fold_averages(rater_fold, ratings.item, ratings.rating, len(ratings.items))  # (folds, items)
+    return averages[rater_fold, ratings.item]
 
 
-def told(number: np.ndarray, ratings: data.Ratings) -> float:
+def told(number: np.ndarray, ratings: Columns) -> float:
     known = ~np.isnan(number)
     item = ratings.item[known]
 

@@ -1,9 +1,10 @@
 """The suspects of exercise 6: four colleagues' ways from lists to a batch for training. None raises an error.
 
-Arguments and values as data.Encoder.batch has them: encoder; B RankingLists; B displayed orders (slot -> item); orders
+Arguments and values as data.Encoder.encode has them: encoder; B RankingLists; B displayed orders (slot -> item); orders
 (B, m) long, gold. Returns alro.Batch. At least one of the four is right.
 """
 import torch
+from classroom import prompts
 
 from alro import Batch
 
@@ -22,8 +23,8 @@ def suspect_1(encoder, lists, slots, orders):
     """prompt_tokens: up to where the answer begins."""
     rows, prompt_tokens = [], []
     answers = encoder.identifiers[torch.tensor(slots).argsort(-1).gather(-1, orders)].tolist()  # item -> slot -> token
-    for prompt, answer in zip(encoder.tokenise(lists, slots), answers):
-        rows.append(prompt.tokens + answer)
+    for prompt, answer in zip(prompts(encoder, lists, slots), answers):
+        rows.append(prompt + answer)
         prompt_tokens.append(len(rows[-1]) - encoder.list_size + 1)
     return fields(encoder, lists, rows, prompt_tokens, slots, orders)
 
@@ -31,7 +32,7 @@ def suspect_1(encoder, lists, slots, orders):
 def suspect_2(encoder, lists, slots, orders):
     """The answer is found as the last m tokens, counted from the row's end."""
     answers = encoder.identifiers[torch.tensor(slots).argsort(-1).gather(-1, orders)].tolist()
-    rows = [prompt.tokens + answer for prompt, answer in zip(encoder.tokenise(lists, slots), answers)]
+    rows = [prompt + answer for prompt, answer in zip(prompts(encoder, lists, slots), answers)]
     end = max(map(len, rows))
     return fields(encoder, lists, rows, [end - encoder.list_size] * len(lists), slots, orders)
 
@@ -39,15 +40,15 @@ def suspect_2(encoder, lists, slots, orders):
 def suspect_3(encoder, lists, slots, orders):
     """The answer's letters straight from the gold order."""
     answers = encoder.identifiers[orders].tolist()
-    prompts = encoder.tokenise(lists, slots)
-    rows = [prompt.tokens + answer for prompt, answer in zip(prompts, answers)]
-    return fields(encoder, lists, rows, [len(prompt.tokens) for prompt in prompts], slots, orders)
+    asked = prompts(encoder, lists, slots)
+    rows = [prompt + answer for prompt, answer in zip(asked, answers)]
+    return fields(encoder, lists, rows, list(map(len, asked)), slots, orders)
 
 
 def suspect_4(encoder, lists, slots, orders):
-    """Item by item: the letter of the slot that shows it."""
-    prompts = encoder.tokenise(lists, slots)
+    """Item by candidate: the letter of the slot that shows it."""
+    asked = prompts(encoder, lists, slots)
     rows = []
-    for prompt, shown, gold in zip(prompts, slots, orders.tolist()):
-        rows.append(prompt.tokens + [int(encoder.identifiers[shown.index(item)]) for item in gold])
-    return fields(encoder, lists, rows, [len(prompt.tokens) for prompt in prompts], slots, orders)
+    for prompt, shown, gold in zip(asked, slots, orders.tolist()):
+        rows.append(prompt + [int(encoder.identifiers[shown.index(item)]) for item in gold])
+    return fields(encoder, lists, rows, list(map(len, asked)), slots, orders)

@@ -1,9 +1,9 @@
 """Of the paper: its rivals, all scored on the very same lists as ALRO. None of its method.
 
-    python baselines.py                       popularity, MF, LightGCN, SASRec on the demo's world
-                                              (data flags: data.py)
-    python baselines.py RUN... --out FOLDER   the same on the runs' lists, and other ways to rank
-                                              with the runs' models
+    python -m experiments.rivals           popularity, MF, LightGCN, SASRec on the demo's world (data
+                                           flags: data.py)
+    python -m experiments.rivals RUN...    the same on the runs' lists, and other ways to rank with
+                                           the runs' models
 
 Popularity and item mean count; matrix factorisation (MF), LightGCN and SASRec are trained, with
 squared error on the *ratings*: all candidates of a list were consumed, so a rival that learns
@@ -16,13 +16,12 @@ theirs, nor a later one of that user). Grid: the same number of settings for eac
 setting and number of epochs are those best in NDCG@m on *validation* lists, fitted on what lies
 before them; then fitted anew on splits.fit[split]. Prior: b_u and b_i are damped means (3 more
 ratings of 0), vectors start near 0 and pay `l2` for their length, so that an item or a user with
-no rating stays at its prior. Ties: by item index, which is random (evaluate.score_ranker).
+no rating stays at its prior. Ties: by candidate index, which is random (evaluate.score_ranker).
 
 In comments: U users, I items, N ratings of the fit set, d numbers in a vector.
 """
 import collections
 import dataclasses
-import itertools
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -32,26 +31,31 @@ import torch
 from torch import nn
 
 from alro import AlroError, backbone, clean_text, rank_of, token_logits
-from data import (DataConfig, Ratings, Splits, informative, item_mean, random_slots)
-from evaluate import (ModelRanker, make_ranker, ndcg, ranker_of_run, ratings_of, reference_rankers,
-                      score_ranker)
-from evaluate import (EvaluationData, about_runs, check_data_of_run, check_split, check_writable,
-                      comparison, data_hashes, load_evaluation, named_rows, report_shortened,
-                      score_table, text_table, write_results)
-from model import autocast, build_model, encode, pick_device, rating_tokens
-from runs import (check_input, check_minimum, config_from_dict, option, parse_flags, progress,
-                  read_run_config, run_script)
+from data import DataConfig, Splits, informative, list_prompt, load, random_slots, split
+from evaluate import (
+    EvaluationData, ModelRanker, chance_method, check_split, choose_lists, fit_to_model,
+    ndcg, rankers_of_run, ratings_of, reference_rankers, score_ranker, summary)
+from experiments.compare import (
+    OWN_ROWS, by_group, data_of_runs, differences, named_rows, print_comparison, score_rows)
+from plumbing.averages import item_mean
+from plumbing.files import Columns
+from plumbing.flags import (
+    check_input, check_minimum, config_from_dict, option, parse_flags, progress, run_script)
+from plumbing.folder import about_runs, check_writable, read_run_config, write_results
+from plumbing.machine import autocast, pick_device
+from plumbing.model import build_model, rating_tokens, tokenise
+from plumbing.tables import text_table
 from train import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class BaselineConfig:
+class RivalsConfig:
     out: str | None = option(
         None, "write eval-SPLIT.json and eval-SPLIT.lists.jsonl into this folder")
     split: str = option(
         "test", "lists to score: test, or valid (flattering: the grid is chosen there)")
     orders: int = option(3, "random displayed orders of each list")
-    limit: int = option(0, "score at most this many lists; 0 = all")
+    limit: int | None = option(None, "score at most this many lists; None = all")
     seed: int = option(0, "of weights, batches and dropout; never of the data")
     pool: bool = option(
         False, "runs that differ in their seed alone become one row, the mean over seeds")
@@ -59,7 +63,7 @@ class BaselineConfig:
 
     def __post_init__(self):
         check_split(self.split)
-        check_minimum(self, orders=1, limit=0, seed=0)
+        check_minimum(self, orders=1, limit=1, seed=0)
 
 
 # ---- Rivals without a language model -------------------------------------------------------------
@@ -67,12 +71,12 @@ class BaselineConfig:
 class Fit:
     """The ratings a rival is fitted on, and the part of a rating that needs no taste."""
 
-    def __init__(self, ratings, rows, damping=3, rounds=10):
-        user = ratings.user[rows]  # (N,)
-        item = ratings.item[rows]  # (N,)
-        rating = ratings.rating[rows]  # (N,)
-        self.n_users = len(ratings.users)
-        self.n_items = len(ratings.items)
+    def __init__(self, columns: Columns, rows, damping=3, rounds=10):
+        user = columns.user[rows]  # (N,)
+        item = columns.item[rows]  # (N,)
+        rating = columns.rating[rows]  # (N,)
+        self.n_users = len(columns.users)
+        self.n_items = len(columns.items)
         of_user = np.bincount(user, minlength=self.n_users)  # (U,) numbers of ratings
         of_item = np.bincount(item, minlength=self.n_items)  # (I,)
         rating = rating - rating.mean()
@@ -345,18 +349,18 @@ def best_epoch(name, fit, setting, lists, seed) -> Choice:
     return best
 
 
-def embedding_rankers(ratings: Ratings, splits: Splits, split: str, seed: int = 0):
+def embedding_rankers(columns: Columns, splits: Splits, split: str, seed: int = 0):
     """Popularity and the three rivals, ready to rank the lists of a split.
 
     Returns: ({name: ranker}, {name: what was chosen on validation lists}).
     """
-    fitted_items = ratings.item[splits.fit[split]]
-    count = np.bincount(fitted_items, minlength=len(ratings.items))  # (I,)
+    fitted_items = columns.item[splits.fit[split]]
+    count = np.bincount(fitted_items, minlength=len(columns.items))  # (I,)
     rankers = {"popularity": score_ranker(lambda ranking_list: count[ranking_list.items])}
     chosen = {}
     valid_lists = informative(splits.valid, "validation")
-    before_valid = Fit(ratings, splits.fit["valid"])
-    before_split = Fit(ratings, splits.fit[split])
+    before_valid = Fit(columns, splits.fit["valid"])
+    before_split = Fit(columns, splits.fit[split])
     for name in RIVALS:
         choices = [best_epoch(name, before_valid, setting, valid_lists, seed)
                    for setting in progress(GRID, f"fitting {name}")]
@@ -375,26 +379,27 @@ def told_the_category(data: EvaluationData, damping: float = 5) -> dict:
     average and damped, above their items' means. It can rank new items, by their category alone.
     Empty where no categories are known.
     """
-    ratings = data.ratings
+    columns = data.ratings.columns
     name = "told the category"
-    texts = ratings.categories
-    if ratings.expected is not None:
+    texts = columns.categories
+    if columns.expected is not None:
         # The synthetic world's titles are a genre and a name; names are rare, genres are not.
         name = "told the genre"
-        words = collections.Counter(" ".join(ratings.titles).split())
-        genres = {word for word, n in words.items() if n >= 0.1 * len(ratings.titles)}
-        texts = [" ".join(genres & {*title.split()}) for title in ratings.titles]
-    if not any(texts or []):
+        words = collections.Counter(" ".join(columns.titles).split())
+        genres = {word for word, n in words.items() if n >= 0.1 * len(columns.titles)}
+        texts = [" ".join(genres & {*title.split()}) for title in columns.titles]
+    if not any(texts):
         return {}
     names = sorted({name for text in texts for name in text.split()})
     member = np.array([[name in text.split() for name in names] for text in texts], float)
     member /= member.sum(1, keepdims=True).clip(1)  # (I, C) each item's shares in its categories
-    user = ratings.user[data.fit]
-    item = ratings.item[data.fit]
-    mean = item_mean(ratings, data.fit)  # (I,)
-    above_mean = ratings.rating[data.fit] - mean[item]  # (N,)
+    user = columns.user[data.fit]
+    item = columns.item[data.fit]
+    rating = columns.rating[data.fit]
+    mean = item_mean(item, rating, len(columns.items), damping)  # (I,)
+    above_mean = rating - mean[item]  # (N,)
     weight = member[item]  # (N, C)
-    total, count = np.zeros((2, len(ratings.users), len(names)))  # (U, C) each
+    total, count = np.zeros((2, len(columns.users), len(names)))  # (U, C) each
     np.add.at(total, user, above_mean[:, None] * weight)
     np.add.at(count, user, weight)
     taste = total / (count + damping)  # (U, C)
@@ -427,16 +432,16 @@ def bootstrapped(ranker, rounds: int):
 
 def rating_prompts(encoder, ranking_list) -> list[str]:
     """For each candidate, the history and one more line of it, which wants the rating."""
-    prompt = encoder.tokenise([ranking_list], [ranking_list.shown])[0]
-    history = prompt.text.split("\n")[:prompt.lines + 1]
+    prompt = list_prompt(encoder.words, ranking_list, ranking_list.shown)
+    history = prompt.split("\n")[:1 + len(ranking_list.history)]
     titles = [clean_text(encoder.words.texts[item]) for item in ranking_list.items]
     return ["\n".join([*history, f"{title}: "]) for title in titles]
 
 
-def point_wise(ranker: ModelRanker, levels: np.ndarray, batch_size: int = 64):
+def point_wise(ranker: ModelRanker, levels: list[float], batch_size: int = 64):
     """Each candidate as one more line of the history; score = expected rating.
 
-    m calls, indifferent to the displayed order. What the history loss trains (alro.history_loss).
+    m calls, indifferent to the displayed order. What the history loss trains (alro.rating_loss).
     Args: ranker: holds model and encoder; levels (L,): the scale's ratings, which must differ in
         their last token only; L is 5 in MovieLens-100K.
     Raises: AlroError where they do not, as half stars ("4", "4.5").
@@ -444,14 +449,14 @@ def point_wise(ranker: ModelRanker, levels: np.ndarray, batch_size: int = 64):
     model = ranker.model
     encoder = ranker.encoder
     # Then one softmax tells the expected rating, at the place where the prompt ends.
-    level_tokens = rating_tokens(encoder.tokenizer, levels.tolist())  # (L,)
+    level_tokens = rating_tokens(encoder.tokenizer, levels)  # (L,)
     check_input(len(level_tokens) > 0, "point-wise ranking needs ratings that differ in one token")
     device = next(model.parameters()).device
 
     @torch.no_grad()
     def expected_ratings(texts):
         # The rating's token is cut off: what the model would put in its place is the question.
-        tokens = encode(encoder.tokenizer, [f"{text}{levels[0]:g}" for text in texts]).input_ids
+        tokens = tokenise(encoder.tokenizer, [f"{text}{levels[0]:g}" for text in texts]).input_ids
         prompts = [torch.tensor(row[:-1]) for row in tokens]
         # On the right, where no token that counts looks: no mask is needed.
         input_ids = nn.utils.rnn.pad_sequence(prompts, True).to(device)  # (B, T)
@@ -461,7 +466,7 @@ def point_wise(ranker: ModelRanker, levels: np.ndarray, batch_size: int = 64):
             hidden = output.last_hidden_state[torch.arange(len(texts)), last]  # (B, d)
             logits = token_logits(backbone(model), hidden, level_tokens.to(device))  # (B, L)
         probs = logits.cpu().softmax(-1)  # (B, L) over the scale alone
-        return probs.double() @ torch.tensor(levels)  # (B,)
+        return probs.double() @ torch.tensor(levels).double()  # (B,)
 
     def rank(lists, slots):
         texts = []
@@ -475,97 +480,101 @@ def point_wise(ranker: ModelRanker, levels: np.ndarray, batch_size: int = 64):
     return rank
 
 
-def ways_to_rank(folder: str, ratings: Ratings, m: int) -> dict:
+def ways_to_rank(folder: str, data: EvaluationData) -> dict:
     """Ways to rank with a run's model: {end of the row's name: (ranker, prompts per list)}."""
-    list_wise = ranker_of_run(folder, ratings.prompt_words(), m)
-    first_step = ModelRanker(list_wise.model, list_wise.encoder, "first", bf16=list_wise.bf16)
-    ways = {"": (list_wise, 1), ", first step": (first_step, 1)}
+    rankers = rankers_of_run(folder, data.ratings.words, data.list_size)
+    says = rankers["trained"]
+    ways = {"": (says, 1)}
+    if "knows" in rankers:
+        ways[", knows"] = rankers["knows"], 1
+    ways[", first step"] = ModelRanker(says.model, says.encoder, "first", bf16=says.bf16), 1
     for rounds in (3, 5):
-        ways[f", {rounds} orders"] = bootstrapped(list_wise, rounds), rounds
-    levels = np.unique(ratings.rating)
+        ways[f", {rounds} orders"] = bootstrapped(says, rounds), rounds
     try:
-        ways[", point-wise"] = point_wise(list_wise, levels), m
+        ways[", point-wise"] = point_wise(says, says.encoder.words.levels), data.list_size
     except AlroError as error:  # half stars, say
         print(f"{folder}: no point-wise row: {error}")
     return ways
 
 
-def untrained_ranker(folder: str, ratings: Ratings, m: int) -> ModelRanker:
+def untrained_ranker(folder: str, data: EvaluationData) -> ModelRanker:
     """The model that a run began with: a pretrained one then ranks zero-shot."""
     config = read_run_config(folder)["train"]
     cfg = config_from_dict(TrainConfig, config, f"{folder}/config.json")
-    model, tokenizer = build_model(cfg, ratings)
-    model = model.to(pick_device())
-    return make_ranker(model, tokenizer, config, ratings.prompt_words(), m)
+    model, _tokenizer = build_model(cfg, data.ratings.words)
+    trained = rankers_of_run(folder, data.ratings.words, data.list_size)["trained"]
+    return ModelRanker(model.to(pick_device()), trained.encoder, bf16=trained.bf16)
 
 
-# ---- python baselines.py -------------------------------------------------------------------------
+# ---- python -m experiments.rivals ----------------------------------------------------------------
 
-def data_of_runs(configs: dict[str, dict], given: DataConfig) -> DataConfig:
-    """The runs' own data, which must be the same for all; without runs, those of the flags."""
-    if not configs:
-        return given
-    check_input(given == DataConfig(), "with runs, their own data are used: give no data flags")
-    first = next(iter(configs))
-    for folder, config in configs.items():
-        check_input(config["data"] == configs[first]["data"],
-                    f"{folder} was trained on other data than {first}")
-    return config_from_dict(DataConfig, configs[first]["data"], f"{first}/config.json")
+RIVAL_ROWS = OWN_ROWS | {"popularity", "told the genre", "told the category", *RIVALS}
 
 
-def llm_rankers(configs: dict[str, dict], ratings: Ratings, m: int, pool: bool):
+def llm_rankers(configs: dict[str, dict], data: EvaluationData, pool: bool):
     """The rows that ask the runs' models: ({name: rankers, one for each seed}, {name: calls})."""
     first = next(iter(configs))
-    rankers = {"untrained": [untrained_ranker(first, ratings, m)]}
+    rankers = {"untrained": [untrained_ranker(first, data)]}
     calls = {"untrained": 1}
-    for row, folders in named_rows(configs, pool).items():
-        ways_of_seeds = [ways_to_rank(folder, ratings, m) for folder in folders]
-        for way, (_, count) in ways_of_seeds[0].items():
+    for row, folders in named_rows(configs, pool, RIVAL_ROWS).items():
+        ways_of_seeds = [ways_to_rank(folder, data) for folder in folders]
+        for way, (_ranker, count) in ways_of_seeds[0].items():
             rankers[row + way] = [ways[way][0] for ways in ways_of_seeds]
             calls[row + way] = count
     return rankers, calls
 
 
+def load_lists(configs: dict[str, dict], data_cfg: DataConfig, cfg: RivalsConfig) -> EvaluationData:
+    """The runs' own lists, which must be the same for all; without runs, those of the flags."""
+    if not configs:
+        ratings = load(data_cfg)
+        return choose_lists(ratings, split(ratings, data_cfg), cfg.split, cfg.limit)
+    check_input(data_cfg == DataConfig(), "with runs, their own data are used: give no data flags")
+    return data_of_runs(configs, cfg.split, cfg.limit)
+
+
 def main(arguments: list[str] | None = None) -> dict:
-    data_cfg, cfg, runs = parse_flags(arguments, DataConfig, BaselineConfig, positional="runs")
+    data_cfg, cfg, runs = parse_flags(arguments, DataConfig, RivalsConfig, positional="runs")
     configs = {folder: read_run_config(folder) for folder in runs}
-    data_cfg = data_of_runs(configs, data_cfg)
+    if configs:
+        named_rows(configs, cfg.pool, RIVAL_ROWS)  # a clash of names is refused before the work
     if cfg.out:
         check_writable(Path(cfg.out))
-    data = load_evaluation(data_cfg, cfg.split, cfg.limit)
-    hashes = data_hashes(data)
-    for folder, config in configs.items():
-        check_data_of_run(folder, config, hashes)
+    data = load_lists(configs, data_cfg, cfg)
 
     # ---- The rows
-    asking, calls, chosen = {}, {}, {}
+    rankers, calls, chosen = {}, {}, {}
     about = {"dataset": data_cfg.dataset, "model": "no language model", "seed": cfg.seed}
     base = "item mean"
     if runs:
-        asking, calls = llm_rankers(configs, data.ratings, data.list_size, cfg.pool)
+        rankers, calls = llm_rankers(configs, data, cfg.pool)
+        # One history for all rows: as long as every run's model can read.
+        asking = [ranker for row in rankers.values() for ranker in row]
+        for encoder in {id(ranker.encoder): ranker.encoder for ranker in asking
+                        if isinstance(ranker, ModelRanker)}.values():
+            data = fit_to_model(data, encoder)
         about = about_runs([*configs.values()])
         about["seed"] = f"{about['seed']} (runs), {cfg.seed} (rivals)"
-        base = list(asking)[1]  # the first run's
-    rankers = dict(asking)
+        base = list(rankers)[1]  # the first run's
+    others = reference_rankers(data)
     # The rivals are fitted on what lies before the very lists that the runs are asked to rank.
     if cfg.embedding:
-        embedding, chosen = embedding_rankers(data.ratings, data.splits, cfg.split, cfg.seed)
-        rankers |= embedding | told_the_category(data)
-    rankers |= reference_rankers(data)
+        embedding, chosen = embedding_rankers(
+            data.ratings.columns, data.splits, cfg.split, cfg.seed)
+        others = embedding | told_the_category(data) | others
+    rankers |= {name: [ranker] for name, ranker in others.items()}
 
     # ---- The table
+    methods = {"chance": chance_method(data.lists), **score_rows(rankers, data, cfg.orders)}
     about |= {"decode": "greedy", "chosen": chosen}
-    result, methods = score_table(rankers, data, cfg.orders, calls, **about)
+    result = summary(methods, data, calls, orders=cfg.orders, **about)
+    result |= {"differences": differences(methods, base), "groups": by_group(methods, data)}
+    if cfg.out:  # saved first: what cannot be printed loses nothing
+        write_results(Path(cfg.out), result, methods, data.lists)
     print(f"lists {result['data_sha256']}\n{text_table(result)}")
     for name, choice in chosen.items():
         print(f"{name}: {choice}")
-    result |= comparison(methods, base, data)
-    shortened = set()
-    for ranker in itertools.chain(*asking.values()):
-        shortened |= getattr(ranker, "shortened", set())
-    report_shortened(shortened)
-    if cfg.out:
-        write_results(Path(cfg.out), result, methods, data.lists)
+    print_comparison(result, base)
     return result
 
 

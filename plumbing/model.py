@@ -1,136 +1,30 @@
-"""The language model, its tokenizer, what they run on. Nothing of the paper; may be skipped.
+"""The language model and its tokenizer: the tiny one of the demo, or a pretrained one.
 
-    build_model(cfg, ratings) -> (model, tokenizer)   as train.TrainConfig says: tiny, or pretrained
-    load_run(folder) -> (model, tokenizer)            of a run that train.py has written
-    load_tokenizer(name), load_model(name)            of a Hugging Face id or folder: safetensors
-                                                      only, no remote code
+    build_model(cfg, words) -> (model, tokenizer)    as train.TrainConfig says
+    load_run(folder, cfg) -> (model, tokenizer)      of a run that train.py has written
 """
-import contextlib
+import hashlib
 import itertools
 import os
-import platform
-import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as processes
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM)
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.pytorch_utils import Conv1D
 
-from alro import IDENTIFIERS, backbone, build_prompt
-from runs import check_input, command, import_optional, one_line_error, read_run_config
-
-# ---- The device, its number format, several processes --------------------------------------------
-
-def pick_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def hardware() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    processor = platform.processor() or platform.machine()
-    return f"{processor} CPU, {torch.get_num_threads()} threads"
-
-
-def use_one_thread(device: torch.device, model_name: str) -> None:
-    """The tiny model is so small that two threads mostly wait for one another; and one repeats bit
-    for bit. The other core tokenises."""
-    if device.type == "cpu" and model_name == "tiny":
-        torch.set_num_threads(1)
-
-
-def processor_multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for bf16 products: AMX, or AVX512-BF16.
-
-    Measured with AVX512-BF16 (AMD's Zen 4, two threads, alone): SmolLM2-135M ranks 16 lists of
-    ml-100k in 8.0 to 8.3 s in bf16 and in 13.3 to 14.0 s in float32. With AMX: not measured.
-    """
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
-    has_avx512_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-    return has_amx or has_avx512_bf16
-
-
-def choose_bf16(requested: bool | None, device: torch.device, model_name: str) -> tuple[bool, str]:
-    """(whether to compute in bf16, why). Weights that are trained stay float32."""
-    if requested is not None:
-        return requested, "as --bf16 says"
-    if model_name == "tiny":
-        return False, "a tiny model gains nothing, and its numbers stay those of another machine"
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return True, "a GPU that has bf16"
-        return False, "this GPU has no bf16"
-    if processor_multiplies_bf16():
-        return True, "a pretrained model, on a processor that multiplies bf16"
-    return False, "a processor that does not multiply bf16"
-
-
-def autocast(device: torch.device, bf16: bool):
-    """The context to compute in."""
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-
-
-def describe_device(device: torch.device, bf16: bool, reason: str) -> str:
-    """One line for the start: where the run computes, in which format, and why."""
-    name = str(device)
-    if device.type == "cpu":
-        name = f"cpu, {torch.get_num_threads()} threads, no CUDA GPU found"
-        if torch.backends.mps.is_available():
-            name += " (Apple's GPU is not used)"
-    return f"{name}; {'bf16' if bf16 else 'float32'}: {reason}"
-
-
-PROCESS_VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
-
-
-def join_processes() -> tuple[int, int]:
-    """(this process's rank, how many there are).
-
-    Under torchrun each takes a share of every step's lists. Raises: AlroError if only some of what
-    torchrun sets is there.
-    """
-    world = os.environ.get("WORLD_SIZE", "1")
-    check_input(world.isdecimal() and int(world) > 0,
-                f"the environment says WORLD_SIZE={world!r}, no number of processes: unset it, or "
-                "start with torchrun --nproc_per_node=N train.py ...")
-    if int(world) == 1:
-        return 0, 1
-    missing = [name for name in PROCESS_VARIABLES if not os.environ.get(name)]
-    check_input(not missing, f"the environment says WORLD_SIZE={world}, but not "
-                             f"{', '.join(missing)}: unset it, or start with "
-                             "torchrun --nproc_per_node=N train.py ...")
-    if not processes.is_initialized():
-        backend = "gloo"
-        if torch.cuda.is_available():
-            backend = "nccl"
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        processes.init_process_group(backend)
-    return processes.get_rank(), int(world)
-
-
-def leave_processes(n_processes: int) -> None:
-    """What ends what `join_processes` began."""
-    if n_processes > 1:
-        processes.destroy_process_group()
-
-
-def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes, in place."""
-    if processes.is_initialized():
-        processes.all_reduce(tensor)
-    return tensor
-
+from alro import IDENTIFIERS, AlroError, at_the_right_edge, backbone, build_prompt
+from plumbing.flags import check_input, command, import_optional, one_line_error, warn
+from plumbing.machine import choose_bf16, pick_device
 
 # ---- What the method needs of a tokenizer --------------------------------------------------------
 
-def encode(tokenizer, texts: list[str], **options):
+def tokenise(tokenizer, texts: list[str], **options):
     """Tokenise; what looks like a special token inside a title ("<|im_end|>") stays text."""
     return tokenizer(texts, split_special_tokens=True, **options)
 
@@ -138,10 +32,10 @@ def encode(tokenizer, texts: list[str], **options):
 def special_tokens(tokenizer) -> tuple[int, set[int]]:
     """(how many tokens it puts before every text, ids of the special ones).
 
-    No text may hold a special one beyond those: `encode` splits what looks like one, but a Unigram
+    No text may hold a special one beyond those: `tokenise` splits what looks like one, but a Unigram
     model finds it again among its own words.
     """
-    own = len(encode(tokenizer, [""]).input_ids[0])
+    own = len(tokenise(tokenizer, [""]).input_ids[0])
     return own, {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
 
 
@@ -160,7 +54,7 @@ def identifier_tokens(tokenizer, m: int) -> torch.Tensor:
     for name in IDENTIFIERS[:m]:
         seen = set()
         for before, after in IDENTIFIER_PLACES:
-            prefix, whole = encode(tokenizer, [before, before + name + after]).input_ids
+            prefix, whole = tokenise(tokenizer, [before, before + name + after]).input_ids
             added = whole[len(prefix):]
             one_token = len(added) == 1 or (after and len(added) > 1)
             check_input(whole[:len(prefix)] == prefix and one_token,
@@ -184,7 +78,7 @@ def rating_tokens(tokenizer, levels: list[float]) -> torch.Tensor:
     (alro.rating_loss), and what the model knows cannot be read off: no two ratings are ever taken
     for one. The history's ratings stay targets, all their tokens.
     """
-    rated = encode(tokenizer, [f"Heat: {level:g}" for level in levels]).input_ids
+    rated = tokenise(tokenizer, [f"Heat: {level:g}" for level in levels]).input_ids
     before = {tuple(tokens[:-1]) for tokens in rated}
     last = [tokens[-1] for tokens in rated]
     told = len(before) == 1 and len({*last}) == len(levels) and tokenizer.unk_token_id not in last
@@ -201,18 +95,16 @@ PUNCTUATION = r"[ \n]?((?!: [\d.]+(\n|$))[^\s\w])+"  # but for the colon of a ra
 WORDS = f"{SENTENCES}|{RATING}|[ \\n]?\\w+|{PUNCTUATION}|\\s"
 
 
-def word_tokenizer(ratings) -> PreTrainedTokenizerFast:
+def word_tokenizer(words) -> PreTrainedTokenizerFast:
     """A word-level tokenizer for the tiny model: a token for each word of catalogue and prompt.
 
     As in byte-level BPE a word keeps the space before it, so that the identifier " A" is not the
-    "A" that opens the prompt. Args: ratings: data.Ratings.
+    "A" that opens the prompt. Args: words: data.PromptWords.
     """
     splitter = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
-    words = ratings.prompt_words()
-    levels = np.unique(ratings.rating).tolist()
     # Texts that hold every word: each title, each rating, each identifier.
-    history = list(zip(words.texts, itertools.cycle(levels)))
-    history += [(words.texts[0], level) for level in levels]
+    history = list(zip(words.texts, itertools.cycle(words.levels)))
+    history += [(words.texts[0], level) for level in words.levels]
     letters = len(IDENTIFIERS)
     slots = list(range(letters))
     texts = [build_prompt(history, ["x"] * letters, slots, words.noun, words.scale)]
@@ -247,7 +139,7 @@ def tiny_model(vocabulary: int, width: int = 64) -> Qwen3ForCausalLM:
         tie_word_embeddings=True, initializer_range=0.1, bos_token_id=None, eos_token_id=None))
 
 
-# ---- Any other model -----------------------------------------------------------------------------
+# ---- A pretrained model --------------------------------------------------------------------------
 
 def load_tokenizer(name: str):
     """The tokenizer of a Hugging Face id or folder; no remote code."""
@@ -263,8 +155,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32):
     """A causal language model from a Hugging Face id or folder: safetensors only, no remote code.
 
     A folder with a LoRA adapter loads its base model and puts the adapter on. Raises: AlroError if
-    there is no such model, or if its logits are not just the output layer's (some families scale or
-    cap them).
+    there is no such model, or it does not do what is asked of it (`check_model`).
     """
     options = {"use_safetensors": True, "trust_remote_code": False, "dtype": dtype}
     with one_line_error(f"--model {name}: cannot be loaded"):
@@ -277,15 +168,15 @@ def load_model(name: str, dtype: torch.dtype = torch.float32):
             missing = sorted(report["missing_keys"])  # left random, with a warning only
             check_input(not missing, f"--model {name}: its files lack {len(missing)} of its "
                                      f"tensors, {missing[:1]} first")
-    check_output_layer(name, backbone(model).eval())
+        check_model(name, backbone(model).eval())
     return model
 
 
-def dtype_beside_adapter(requested_bf16: bool | None, model_name: str) -> torch.dtype:
+def dtype_beside_adapter(requested_bf16: bool | None) -> torch.dtype:
     """Of the weights that a LoRA adapter is put on: no step changes them, so where a GPU computes
     in bf16 they need no float32 copy, neither in training nor afterwards."""
     device = pick_device()
-    bf16, _why = choose_bf16(requested_bf16, device, model_name)
+    bf16, _why = choose_bf16(requested_bf16, device, "pretrained")
     return torch.bfloat16 if bf16 and device.type == "cuda" else torch.float32
 
 
@@ -294,15 +185,63 @@ def is_adapter(name: str) -> bool:
 
 
 @torch.no_grad()
-def check_output_layer(name: str, model) -> None:
-    """Raise AlroError if alro.target_logits would not be the model's own logits."""
-    probe = torch.arange(4).unsqueeze(0)
-    hidden = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
-    ours, its_own = model.get_output_embeddings()(hidden), model(input_ids=probe).logits
-    # NaN is for alro.rank_candidates to tell.
-    same = torch.allclose(ours, its_own, atol=1e-4, equal_nan=True)
-    check_input(same, f"--model {name}: its logits are more than its output layer gives; "
-                      "alro.target_logits would be wrong")
+def check_model(name: str, model) -> None:
+    """Raise AlroError unless the model answers as training and ranking (alro.py) will ask it.
+
+    Two prompts of unlike length are read alone without a cache, and together, padded on the left,
+    with one: the next token's logits, and those after one more token, must be the same. Tried with
+    Llama, Qwen2, Qwen3, Mistral, Gemma, Gemma 3, Phi, Phi-3, GPT-2, GPT-NeoX, OPT, BLOOM, Mixtral.
+    """
+    def refuse(what: str):
+        raise AlroError(f"--model {name}: {what}")
+
+    def same(one, other) -> bool:  # NaN is for alro.rank_candidates to tell
+        scale = other.abs().nan_to_num().max()
+        return torch.allclose(one, other, rtol=0, atol=rounding * scale, equal_nan=True)
+
+    rounding = 1e-3 if model.dtype == torch.float32 else 5e-2
+    base, head = model.base_model, model.get_output_embeddings()
+    known = model.get_input_embeddings().weight.shape[0]
+    prompts = [torch.arange(1, 13) % known, torch.arange(5, 10) % known]
+    next_token = torch.tensor([[2 % known]])
+
+    # What training asks: hidden states, the output layer on them, and no look ahead.
+    output = base(input_ids=prompts[0].unsqueeze(0), use_cache=False)
+    if not isinstance(getattr(output, "last_hidden_state", None), torch.Tensor):
+        refuse("its base_model gives no last_hidden_state")
+    hidden = output.last_hidden_state  # (1, 12, d)
+    if head is None or not same(head(hidden), model(input_ids=prompts[0].unsqueeze(0)).logits):
+        refuse("its logits are more than its output layer gives; alro.target_logits would be wrong")
+    changed = prompts[0].clone()
+    changed[-1] = 3 % known
+    of_changed = base(input_ids=changed.unsqueeze(0), use_cache=False).last_hidden_state
+    if not same(of_changed[:, :-1], hidden[:, :-1]):
+        refuse("it is not causal: a token changes what is read before it")
+
+    # What ranking asks: several prompts at a time, and a cache.
+    longer = [torch.cat([prompt, next_token[0]]).unsqueeze(0) for prompt in prompts]
+    alone = [head(base(input_ids=row, use_cache=False).last_hidden_state[:, -2:]) for row in longer]
+    alone = torch.cat(alone)  # (2, 2, V) after each prompt, and after one more token
+    lengths = torch.tensor([[len(prompt)] for prompt in prompts])  # (2, 1)
+    input_ids, mask, place = at_the_right_edge(pad_sequence(prompts, True), lengths)
+    try:
+        first = base(input_ids=input_ids, attention_mask=mask, position_ids=place, use_cache=True)
+    except TypeError as error:
+        refuse(f"it does not take what ranking gives it ({error})")
+    if getattr(first, "past_key_values", None) is None:
+        refuse("it has no cache (past_key_values), which ranking needs")
+    if not same(head(first.last_hidden_state[:, -1]), alone[:, 0]):
+        refuse("it ignores position_ids or the mask: padding on the left changes what it says")
+    mask = torch.cat([mask, torch.ones_like(lengths)], dim=1)
+    second = base(input_ids=next_token.expand(2, -1), attention_mask=mask, position_ids=lengths,
+                  past_key_values=first.past_key_values, use_cache=True)
+    if not same(head(second.last_hidden_state[:, -1]), alone[:, 1]):
+        refuse("its cache does not give what reading the whole prompt gives")
+
+
+# Where a family keeps how many tokens it can read.
+CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length",
+                  "seq_length", "n_ctx")
 
 
 def context_length(model, tokenizer) -> int:
@@ -310,58 +249,85 @@ def context_length(model, tokenizer) -> int:
     known = backbone(model).get_input_embeddings().weight.shape[0]
     check_input(len(tokenizer) <= known,
                 f"the tokenizer has {len(tokenizer)} tokens, the model knows {known} of them")
-    positions = getattr(backbone(model).config, "max_position_embeddings", 10 ** 9)
-    return min(positions, tokenizer.model_max_length)
+    config = backbone(model).config.get_text_config()
+    limits = [getattr(config, field, None) for field in CONTEXT_FIELDS]
+    limits = [limit for limit in limits if isinstance(limit, int) and limit > 0]
+    return min([*limits[:1], int(tokenizer.model_max_length)])
 
 
-def load_run(folder: str):
-    """(model, tokenizer) of a run: the weights that were best on validation."""
+def warn_of_unknown_titles(tokenizer, titles: list[str]) -> None:
+    """Say how many titles the tokenizer does not know: the model cannot tell these apart."""
+    # As a prompt has them: a word keeps the line break before it (see WORDS).
+    tokens = tokenise(tokenizer, [f"\n{title} ->" for title in titles]).input_ids
+    unknown = [title for title, row in zip(titles, tokens) if tokenizer.unk_token_id in row]
+    if unknown:
+        warn(f"{len(unknown)} of {len(titles)} titles hold what the tokenizer does not know, "
+             f"{unknown[0]!r} for example: the model cannot read it")
+
+
+def trainable(model) -> dict[str, torch.nn.Parameter]:
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def load_run(folder: str, config: dict):
+    """(model, tokenizer) of a run: the weights that were best on validation.
+
+    Args: config: the run's config.json. Raises: AlroError if the weights under an adapter are
+        others than those of then.
+    """
     name = str(Path(folder, "model"))
     check_input(Path(name).is_dir(),
                 f"{folder} has no model/ yet: {command('train.py', '--resume', folder)}")
     dtype = torch.float32
     if is_adapter(name):
-        config = read_run_config(folder)["train"]
-        dtype = dtype_beside_adapter(config.get("bf16"), config["model"])
-    return load_model(name, dtype).to(pick_device()), load_tokenizer(name)
+        dtype = dtype_beside_adapter(config["train"]["bf16"])
+    model = load_model(name, dtype)
+    check_input(sha256_of_base(model) == config["base_sha256"],
+                f"{folder}: the weights of {config['train']['model']}, which its adapter was "
+                "trained on, have changed since: bring back those of then, or train anew")
+    return model.to(pick_device()), load_tokenizer(name)
+
+
+def sha256_of_weights(model_folder: Path) -> str:
+    """Hash of the weights in a Hugging Face folder: a result of other weights is out of date."""
+    digest = hashlib.sha256()
+    for path in sorted(model_folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def sha256_of_base(model) -> str | None:
+    """Hash of the weights that an adapter was put on: they are not saved with the run. None for a
+    model without an adapter, which is saved whole."""
+    if backbone(model) is model:
+        return None
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        if "lora_" not in name:
+            # As float32, whatever the format: the run may go on on a machine with another one.
+            digest.update(weight.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 # ---- The model of a training run -----------------------------------------------------------------
 
-def set_dropout(model, cfg) -> None:
-    """Dropout wherever the model's configuration has one. Raises: AlroError if it has none."""
-    # Llama, OPT and their kin keep numbers, GPT-2 and BLOOM have layers of their own.
-    names = ("attention_dropout", "dropout", "activation_dropout", "attn_dropout_p")
-    numbers = [(part, name) for part in model.modules() for name in names
-               if isinstance(getattr(part, name, None), float | int)]
-    layers = [part for part in model.modules() if isinstance(part, torch.nn.Dropout)]
-    check_input(bool(numbers or layers or cfg.lora_rank or not cfg.dropout),
-                f"--dropout: {cfg.model} has none to set")
-    for part, name in numbers:
-        setattr(part, name, cfg.dropout)
-    for layer in layers:
-        layer.p = cfg.dropout
-
-
-def attention_projections(model) -> list[str]:
-    """Names of the layers with weights inside attention: q_proj and its kin, or GPT-2's c_attn."""
-    return [name for name, part in model.named_modules()
-            if re.search("attn|attention", name) and isinstance(part, torch.nn.Linear | Conv1D)]
+LORA_DROPOUT = 0.05
 
 
 def add_adapter(model, cfg):
     """The model with a LoRA adapter on it, the only part that is trained.
 
-    GUESS: on the attention projections, alpha = 2 r: what three of the authors did in another work
-    of the same months (LLM-TRSR, WWW 2024: r 8, alpha 16, dropout .05, rate 1e-4).
+    GUESS: on attention projections (for most families PEFT's default: queries and values), alpha =
+    2 r, dropout .05: what three of the authors did in another work of the same months (LLM-TRSR,
+    WWW 2024: r 8, alpha 16, dropout .05, rate 1e-4).
     """
     peft = import_optional("peft", "--lora_rank")
-    targets = attention_projections(model)
-    check_input(targets, f"--lora_rank: {cfg.model} has no attention projections to put it on")
-    adapter = peft.LoraConfig(
-        r=cfg.lora_rank, lora_alpha=2 * cfg.lora_rank, lora_dropout=cfg.dropout,
-        target_modules=targets, task_type="CAUSAL_LM")
-    return peft.get_peft_model(model, adapter)
+    adapter = peft.LoraConfig(  # on the layers that PEFT knows to be the family's projections
+        r=cfg.lora_rank, lora_alpha=2 * cfg.lora_rank, lora_dropout=LORA_DROPOUT,
+        task_type="CAUSAL_LM")
+    with one_line_error(f"--lora_rank: {cfg.model} cannot take an adapter"):
+        return peft.get_peft_model(model, adapter)
 
 
 def check_compiler(device: torch.device) -> None:
@@ -371,11 +337,11 @@ def check_compiler(device: torch.device) -> None:
                 "--compile needs a C++ compiler on a CPU (g++ or clang++), and there is none")
 
 
-def build_model(cfg, ratings):
-    """(model, tokenizer), on the CPU, as cfg (train.TrainConfig) says."""
+def build_model(cfg, words):
+    """(model, tokenizer), on the CPU, as cfg (train.TrainConfig) and words (data.PromptWords) say."""
     torch.manual_seed(cfg.seed)
     if cfg.model == "tiny":
-        tokenizer = word_tokenizer(ratings)
+        tokenizer = word_tokenizer(words)
         model = tiny_model(len(tokenizer), cfg.width)
     else:
         check_input(not is_adapter(cfg.model),
@@ -383,9 +349,8 @@ def build_model(cfg, ratings):
         tokenizer = load_tokenizer(cfg.model)
         dtype = torch.float32
         if cfg.lora_rank:
-            dtype = dtype_beside_adapter(cfg.bf16, cfg.model)
+            dtype = dtype_beside_adapter(cfg.bf16)
         model = load_model(cfg.model, dtype)
-    set_dropout(model, cfg)
     if cfg.gradient_checkpointing:  # keep each layer's input only, compute the rest again
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if cfg.lora_rank:

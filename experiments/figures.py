@@ -1,16 +1,21 @@
-"""What a run looks like: three curves, and y of one list in two displayed orders. No formulas here.
+"""What runs look like: three curves, and y of one list in two displayed orders. No formulas here.
 
-    python evaluate.py RUN... --figures FOLDER     as numbers and, with matplotlib, as pictures
+    python -m experiments.figures RUN... --out FOLDER     as numbers and, with matplotlib, as pictures
 """
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from alro import (AlroError, blind_probs, gold_order, item_log_probs, soft_rank, target_logits)
-from data import RankingList, generator, random_slots
-from model import autocast
-from runs import import_optional, one_line_error, read_log
+from alro import (AlroError, blind_probs, gold_order, candidate_log_probs, soft_rank, target_logits)
+from data import RankingList, fit_histories, generator, random_slots
+from evaluate import rankers_of_run
+from experiments import compare
+from plumbing.flags import (
+    check_input, import_optional, one_line_error, option, parse_flags, run_script)
+from plumbing.folder import check_writable, read_log, read_run_config
+from plumbing.machine import autocast
 
 GAMMAS = (0.3, 1, 3, 10, 30, 100, 300)  # of the soft ranks that are drawn
 
@@ -63,11 +68,11 @@ def output_by_slot(ranker, ranking_list: RankingList):
     list_id = ranking_list.list_id
     slots = [ranking_list.shown, random_slots(len(ranking_list.items), "eval", list_id, 0)]
     gold = gold_order(torch.tensor([ranking_list.ratings]), generator("figure", list_id))  # (1, m)
-    batch, _shortened = ranker.encoder.batch([ranking_list] * 2, slots, gold.expand(2, -1))
+    batch = ranker.encoder.encode([ranking_list] * 2, slots, gold.expand(2, -1))
     device = next(ranker.model.parameters()).device
     with autocast(device, ranker.bf16):
         answer_logits, _, _ = target_logits(ranker.model, batch.to(device))  # (2, m, V)
-    y = item_log_probs(answer_logits.cpu(), batch).softmax(-1)  # (2, m, m) by item
+    y = candidate_log_probs(answer_logits.cpu(), batch).softmax(-1)  # (2, m, m) by candidate
     # The one place where y is looked at by slot: here the display is the question.
     by_slot = y.gather(-1, batch.slots.unsqueeze(1).expand_as(y))
     gold_slots = batch.slots.argsort(-1).gather(-1, batch.order)
@@ -121,7 +126,7 @@ def draw(folder: Path, figures: dict[str, tuple], maps: dict | None = None) -> N
     except AlroError as error:  # the numbers are all there
         print(f"\nno pictures: {error}")
         return
-    pyplot = import_optional("matplotlib.pyplot", "drawing --figures")
+    pyplot = import_optional("matplotlib.pyplot", "drawing")
     folder.mkdir(parents=True, exist_ok=True)
     if maps:
         draw_maps(pyplot, maps, folder / "output_by_slot.png")
@@ -136,3 +141,33 @@ def draw(folder: Path, figures: dict[str, tuple], maps: dict | None = None) -> N
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves, not over them
         axes.figure.savefig(folder / f"{file}.png", dpi=100, bbox_inches="tight")
         pyplot.close(axes.figure)
+
+
+@dataclasses.dataclass(frozen=True)
+class FiguresConfig(compare.CompareConfig):
+    out: str = option("figures", "the folder of the pictures")
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    """Draw; returns the table that the curves are of (experiments.compare)."""
+    cfg, runs = parse_flags(arguments, FiguresConfig, positional="runs")
+    check_input(len(runs) > 0, "name at least one run's folder")
+    check_writable(Path(cfg.out))
+    if cfg.json:
+        check_writable(Path(cfg.json).parent)
+    configs = {folder: read_run_config(folder) for folder in runs}
+    rows = compare.named_rows(configs, cfg.pool)
+    table = compare.compare(configs, rows, cfg)
+    data = compare.data_of_runs(configs, cfg.split, cfg.limit)
+    # Of a row with several seeds, the first one's maps: their mean would show no model's.
+    maps = {}
+    for row, folders in rows.items():
+        ranker = rankers_of_run(folders[0], data.ratings.words, data.list_size)["trained"]
+        lists, _n_shortened = fit_histories([most_levels(data.lists)], ranker.encoder)
+        maps[row] = output_by_slot(ranker, *lists)
+    draw(Path(cfg.out), curves(table, rows), maps)
+    return table
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,8 +1,8 @@
 """What training and ranking cost, as tables and as JSON. Run by hand on a quiet machine, from the project's root:
 
-    python tests/benchmark.py                                              tiny model, CPU: minutes
-    python tests/benchmark.py --preset small-gpu --download --grad_accum 1 --compile True --batch_size 64
-    python tests/benchmark.py --only seven_billion                         Llama-2-7B, random weights, LoRA: a GPU
+    python results/make/benchmark.py                         tiny model, CPU: minutes
+    python results/make/benchmark.py --preset small-gpu --download True --grad_accum 1 --compile True --batch_size 64
+    python results/make/benchmark.py --only seven_billion    Llama-2-7B, random weights, LoRA: a GPU
 
 Times are medians over repetitions; ratios within one run on one machine are what counts. Tokens are prompt and answer,
 padding not counted. MFU = 6 N tokens / seconds over the measured rate of a large bf16 matrix product, N = weights
@@ -20,23 +20,24 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
 from alro import (  # noqa: E402
-    IDENTIFIERS, backbone, gold_rank, permutation_loss, prompts_at_the_right_edge, rank_candidates, soft_lambda_loss)
-from baselines import bootstrapped, point_wise  # noqa: E402
+    IDENTIFIERS, at_the_right_edge, backbone, gold_rank, permutation_loss, rank_candidates, soft_lambda_loss)
 from data import (  # noqa: E402
-    DataConfig, RankingList, generator, informative, list_prompt, load, make_encoder, random_slots, split)
+    DataConfig, RankingList, fit_histories, generator, informative, list_prompt, load, make_encoder, random_slots,
+    split)
 from evaluate import ModelRanker  # noqa: E402
-from model import (  # noqa: E402
-    autocast, build_model, choose_bf16, hardware, pick_device, tiny_model, use_one_thread)
-from runs import check_input, option, parse_flags, run_script, trainable, write_json  # noqa: E402
-from train import (  # noqa: E402
-    PRESETS, TrainConfig, TrainingSteps, as_tensors, losses, make_loader, make_optimizer, one_step)
+from experiments.rivals import bootstrapped, point_wise  # noqa: E402
+from plumbing.flags import check_input, option, parse_flags, run_script, write_json  # noqa: E402
+from plumbing.folder import prefetched  # noqa: E402
+from plumbing.machine import autocast, choose_bf16, hardware, pick_device, use_one_thread  # noqa: E402
+from plumbing.model import build_model, tiny_model, trainable  # noqa: E402
+from train import CLIP, PRESETS, State, TrainConfig, TrainingSteps, losses, one_step  # noqa: E402
 
 DEVICE = pick_device()
 
@@ -91,10 +92,11 @@ def tokens_of(batch) -> int:
 
 def prepared(data_cfg, cfg, ratings, lists):
     """(model on the device, encoder, training steps)."""
-    model, tokenizer = build_model(cfg, ratings)
-    encoder = make_encoder(model, tokenizer, ratings.prompt_words(), data_cfg.list_size,
+    model, tokenizer = build_model(cfg, ratings.words)
+    encoder = make_encoder(model, tokenizer, ratings.words, data_cfg.list_size,
                            multiple=64 if cfg.compile else 1)
-    return model.to(DEVICE).train(), encoder, TrainingSteps(lists, encoder, cfg)
+    fitting, _ = fit_histories(lists, encoder)
+    return model.to(DEVICE).train(), encoder, TrainingSteps(fitting, encoder, cfg)
 
 
 # ---- Training: the tricks off, the tricks on ------------------------------------------------------------------------
@@ -118,7 +120,7 @@ def training(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     """ms and tokens per second of a step: naive, then one trick after another; SFT and ALRO."""
     rows = []
     for name, beta in ("SFT+SLL", 0.0), ("ALRO", cfg.beta or 1.0):
-        plain = dataclasses.replace(cfg, beta=beta, compile=False, steps=4, epochs=1.0)
+        plain = dataclasses.replace(cfg, beta=beta, compile=False, steps=4)
         for trick in ("naive", "logits at targets, no mask", "+ fused AdamW, no sync, data ahead", "+ similar lengths",
                       *(["+ torch.compile"] if cfg.compile else [])):
             some = dataclasses.replace(plain, compile="compile" in trick)
@@ -138,7 +140,7 @@ def training(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
                     (parts["total"].sum() / cfg.batch_size).backward()
                     if not fused:
                         parts["total"].mean().item()  # waits for the device
-                torch.nn.utils.clip_grad_norm_(weights, 1.0)
+                torch.nn.utils.clip_grad_norm_(weights, CLIP)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
 
@@ -203,7 +205,7 @@ def loss(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     def both():
         y, other = logits[:half].log_softmax(-1), logits[half:].log_softmax(-1)
         sll = soft_lambda_loss(y.exp(), rating, tau, cfg.gamma)
-        (sll + permutation_loss(y, other, cfg.through_target)).mean().backward()
+        (sll + permutation_loss(y, other)).mean().backward()
     step = seconds(lambda: losses(model, batch, cfg)["total"].mean().backward(), bench.repeat)
     took = seconds(both, 20)
     return show("SLL + PSL, forward and backward", [{"lists": half, "m": m, "ms": round(1000 * took, 2),
@@ -233,13 +235,13 @@ def ours(what: str, data_cfg, cfg, ratings, lists, warm: int, count: int) -> dic
     cfg = dataclasses.replace(cfg, steps=warm + count)
     forget_peak()
     model, _, steps = prepared(data_cfg, cfg, ratings, lists)
-    optimizer, scheduler = make_optimizer(model, cfg, steps.total)
+    state = State(model, cfg, len(steps))
     tokens = torch.zeros((), device=DEVICE)
-    for number, data in enumerate(make_loader(steps, 0, DEVICE)):
+    for number, data in enumerate(prefetched(steps, 0)):
         if number == warm:
             wait()
             start = time.perf_counter()
-        means = one_step(model, as_tensors(data), optimizer, scheduler, cfg)
+        means = one_step(state, data, cfg)
         if number >= warm:
             tokens += means["tokens"] * len(data.list_ids)
     wait()
@@ -259,7 +261,7 @@ def trl_trainer(what: str, data_cfg, cfg, ratings, lists, warm: int, count: int,
         shown += steps.lists_of(*divmod(step, steps.per_epoch))
     rows, tokens = [], 0
     for one in shown:
-        batch, _ = steps.batch([one], 0)
+        batch = steps.two_displays([one], 0)
         tokens += tokens_of(batch)
         answer = "".join(IDENTIFIERS[slot] for slot in batch.slots[0].argsort()[batch.order[0]].tolist())
         rows.append({"prompt": list_prompt(encoder.words, one, batch.slots[0].tolist()), "completion": answer})
@@ -291,8 +293,8 @@ def loop(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
         rows.append(run(what, data_cfg, some, ratings, lists, warm=3, count=2 * bench.repeat, **(more or {})))
         print(rows[-1], flush=True)
     whole = {"grad_accum": 1, "compile": False}
-    sft = {"alpha": 0.0, "beta": 0.0, "history_weight": 0.0}
-    measure(ours, "SFT, no history loss, one part", **whole, **sft)
+    sft = {"alpha": 0.0, "beta": 0.0, "history_weight": 0.0, "candidate_weight": 0.0}
+    measure(ours, "SFT, no rating losses, one part", **whole, **sft)
     if importlib.util.find_spec("trl") and cfg.model != "tiny":  # whose tokenizer has no end token
         measure(trl_trainer, "TRL's SFTTrainer", **whole, **sft, more={"gradient_checkpointing": False})
         measure(trl_trainer, "TRL's SFTTrainer, its defaults", **whole, **sft)
@@ -324,15 +326,15 @@ def generate(model, encoder, batch_size: int, bf16: bool):
     def rank(lists, slots):
         ranked = []
         for start in range(0, len(lists), batch_size):
-            batch, _ = encoder.batch(lists[start:start + batch_size], slots[start:start + batch_size])
+            batch = encoder.encode(lists[start:start + batch_size], slots[start:start + batch_size])
             batch, T = batch.to(DEVICE), batch.input_ids.shape[1]
-            prompts, mask, _ = prompts_at_the_right_edge(batch)
+            prompts, mask, _ = at_the_right_edge(batch.input_ids, batch.prompt_tokens.unsqueeze(-1))
             with autocast(DEVICE, bf16):
                 out = model.generate(prompts, attention_mask=mask,
                                      max_new_tokens=encoder.list_size, min_new_tokens=encoder.list_size,
                                      do_sample=False, pad_token_id=0,
                                      logits_processor=[OnlyIdentifiers(batch.identifiers, T)])
-            items = (out[:, T:].unsqueeze(-1) == batch.item_tokens().unsqueeze(1)).long().argmax(-1)  # (B, m)
+            items = (out[:, T:].unsqueeze(-1) == batch.candidate_tokens().unsqueeze(1)).long().argmax(-1)  # (B, m)
             ranked.append(items.cpu())
         return torch.cat(ranked)
     return rank
@@ -351,7 +353,7 @@ def ranking(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
             "generate(), list by list": (generate(model, encoder, 1, cfg.bf16), 1),
             "bootstrapped, 3 orders": (bootstrapped(greedy, 3), 3),
             "bootstrapped, 5 orders": (bootstrapped(greedy, 5), 5),
-            "point-wise": (point_wise(greedy, np.unique(ratings.rating)), m)}
+            "point-wise": (point_wise(greedy, np.unique(ratings.columns.rating)), m)}
     slots = [one.shown for one in lists]
     same = (generate(model, encoder, 64, cfg.bf16)(lists, slots) == greedy(lists, slots)).all(-1).float().mean().item()
     rows = []
@@ -369,10 +371,10 @@ def made_up(ratings, m: int, history: int, n: int) -> list[RankingList]:
     lists = []
     for number in range(n):
         random = generator("benchmark", m, history, number)
-        items = torch.randint(len(ratings.items), (history,), generator=random).tolist()
+        items = torch.randint(len(ratings.columns.items), (history,), generator=random).tolist()
         values = torch.randint(1, 6, (history + m,), generator=random).double().tolist()
-        lists.append(RankingList(f"made-up/{number}", 0, list(zip(items, values)),
-                                 torch.randperm(len(ratings.items), generator=random)[:m].tolist(), values[history:],
+        candidates = torch.randperm(len(ratings.columns.items), generator=random)[:m].tolist()
+        lists.append(RankingList(f"made-up/{number}", 0, list(zip(items, values)), candidates, values[history:],
                                  random_slots(m, number)))
     return lists
 
@@ -387,7 +389,7 @@ def growth(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
         built = model(encoder).to(DEVICE).train() if model else built
         batch = steps[0].parts[0].to(DEVICE)
         step = seconds(lambda: losses(built, batch, cfg)["total"].mean().backward(), bench.repeat)
-        ask = encoder.batch(some, [one.shown for one in some])[0].to(DEVICE)
+        ask = encoder.encode(some, [one.shown for one in some]).to(DEVICE)
         built.eval()
         with autocast(DEVICE, cfg.bf16):
             rank = seconds(lambda: rank_candidates(built, ask), bench.repeat)
@@ -401,11 +403,13 @@ def growth(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
         measure("history", 10, history)
     for layers, width in [(2, 64), (4, 256), (8, 512)] + [(30, 576), (16, 2048)] * (DEVICE.type == "cuda"):
         def other(encoder, layers=layers, width=width):
-            config = tiny_model(len(encoder.tokenizer)).config
+            tiny = tiny_model(len(encoder.tokenizer))
+            config = tiny.config
             config.update(dict(num_hidden_layers=layers, hidden_size=width, intermediate_size=width * 8 // 3,
                                num_attention_heads=width // 64 or 1, num_key_value_heads=width // 64 or 1,
-                               head_dim=64, max_position_embeddings=4096))
-            return transformers.LlamaForCausalLM(config)
+                               head_dim=64, max_position_embeddings=4096,
+                               layer_types=["full_attention"] * layers))
+            return type(tiny)(config)
         measure(f"{layers} layers, width {width}", 10, 20, other)
     return show("Growth: 8 lists a step, both displayed orders", rows)
 

@@ -1,6 +1,6 @@
 """The tables of README.md and results/README.md, written from results/*.json.
 
-    python tests/pages.py            write them anew, between the marks <!-- table NAME --> and <!-- end -->
+    python results/make/pages.py          write them anew, between the marks <!-- table NAME --> and <!-- end -->
     pytest tests/trust/test_readme.py     fails where a page says something else than the files do
 """
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "results" / "README.md"]
 
 

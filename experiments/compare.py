@@ -1,0 +1,233 @@
+"""Several runs side by side: one table, paired differences, and groups of lists.
+
+    python -m experiments.compare RUN OTHER_RUN...           on the same test lists, in the same orders
+    python -m experiments.compare RUN... --pool True         runs that differ in their seed alone are one row
+
+Of each run what it says and, where candidates' ratings were targets, what it knows.
+"""
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from evaluate import (
+    EvaluationData, chance_method, check_split, data_of_run, fit_to_model,
+    main_metric, paired_bootstrap, rankers_of_run, reference_rankers, score_method, summary)
+from plumbing.flags import (
+    check_input, check_minimum, option, parse_flags, run_script, write_json)
+from plumbing.folder import about_runs, check_writable, read_run_config
+from plumbing.tables import columns_of_text, text_table
+
+NEW_ITEM_RATINGS = 5  # an item with so few ratings in the fit set, or fewer, counts as new
+OWN_ROWS = {"chance", "untrained", "trained", "knows", "item mean", "retriever", "oracle"}
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    split: str = option("test", "valid or test")
+    orders: int = option(3, "random displayed orders of each list, 1 or more; agreement needs 2")
+    limit: int | None = option(None, "rank at most this many lists; None = all")
+    batch_size: int = option(64, "lists at a time")
+    pool: bool = option(
+        False, "runs that differ in their seed alone become one row, the mean over seeds")
+    json: str | None = option(None, "write the table into this file, too")
+
+    def __post_init__(self):
+        check_split(self.split)
+        check_minimum(self, orders=1, limit=1, batch_size=1)
+
+
+# ---- Rows ----------------------------------------------------------------------------------------
+
+def named_rows(configs: dict[str, dict], pool: bool, taken=OWN_ROWS) -> dict[str, list[str]]:
+    """{row of a table: its runs}, from {run's folder: its configuration}.
+
+    With pool, runs that differ in their seed alone are one row. The folder in which all the runs
+    lie is left out of the names. Raises: AlroError where a run is called as a row that is `taken`.
+    """
+    groups = {}  # what the runs of one row have in common -> their folders
+    for folder, config in configs.items():
+        key = folder
+        if pool:
+            without_seed = {**config["train"], "seed": 0}
+            key = json.dumps([config["data"], without_seed, config["losses"]])
+        groups.setdefault(key, []).append(folder)
+    rows = {}  # in the order in which they were given
+    above = os.path.commonpath(map(os.path.abspath, configs))
+    for folders in groups.values():
+        seeds = {configs[folder]["train"]["seed"] for folder in folders}
+        check_input(len(seeds) == len(folders), "--pool averages over seeds, but these runs share "
+                    f"one: {', '.join(folders)}; name one run of each seed")
+        name = folders[0]
+        if len(configs) > 1:
+            name = os.path.relpath(name, above)
+        if len(folders) > 1:
+            name += f" +{len(folders) - 1} seeds"
+        rows[name] = folders
+    # What a run knows, say, is a row of its own: "RUN, knows".
+    clashing = sorted(name for name in {*rows, *configs}
+                      if name in taken or any(name.startswith(f"{row}, ") for row in rows))
+    check_input(not clashing, f"a run's folder has the name of another row, {clashing[:1]}: "
+                              "call it something else")
+    return rows
+
+
+def data_of_runs(configs: dict[str, dict], split: str, limit: int | None) -> EvaluationData:
+    """The lists that all the runs have in common; AlroError if they are not the runs', or differ."""
+    loaded = {}  # an ablation's runs have their data in common
+    for folder, config in configs.items():
+        key = json.dumps([config["data"], config["data_sha256"]])
+        if key not in loaded:
+            loaded[key] = data_of_run(folder, split, limit)
+    hashes = {data.sha256 for data in loaded.values()}
+    check_input(len(hashes) == 1,
+                f"the runs' {split} lists differ, so they cannot be compared: {', '.join(configs)}")
+    return next(iter(loaded.values()))
+
+
+def over_seeds(methods: list[dict]) -> dict:
+    """One method out of several that differ in their seed alone: per list the mean over seeds.
+
+    Intervals are then over users with these seeds held fixed: read them beside the standard
+    deviation of the seeds ("by_seed": each seed's means).
+    """
+    if len(methods) == 1:
+        return methods[0]
+    mean, by_seed = {}, {}
+    for metric in methods[0]["values"]:
+        # List by list, so that the mean over seeds can still be paired with other methods.
+        values = [method["values"][metric] for method in methods]  # seeds times (N,)
+        mean[metric] = np.mean(values, 0)
+        by_seed[metric] = [float(of_seed.mean()) for of_seed in values]
+    pooled = {**methods[0], "values": mean, "by_seed": by_seed}
+    for name in ("mean_rank_by_slot", "ms_per_list"):
+        pooled[name] = np.mean([method[name] for method in methods], 0).tolist()
+    return pooled
+
+
+def score_rows(rows: dict[str, list], data: EvaluationData, orders: int) -> dict:
+    """{row: its method}; a row's rankers differ in their seed alone."""
+    return {row: over_seeds([score_method(ranker, data.lists, orders) for ranker in rankers])
+            for row, rankers in rows.items()}
+
+
+# ---- What a table cannot say ---------------------------------------------------------------------
+
+def differences(methods: dict, base: str) -> dict:
+    """{"name - base": {metric: (mean, low, high)}} over the same lists, for all but chance."""
+    base_values = methods[base]["values"]
+    left_out = ("ndcg@1", "top1_flip_rate")  # they say less than the others, with more noise
+    metrics = [metric for metric in base_values
+               if metric not in left_out and not metric.endswith("_shown")]
+    pairs = {}
+    for name, method in methods.items():
+        if name not in ("chance", base):
+            pairs[f"{name} - {base}"] = {
+                metric: paired_bootstrap(method["values"][metric], base_values[metric])
+                for metric in metrics}
+    return pairs
+
+
+def groups_of(data: EvaluationData) -> dict[str, np.ndarray]:
+    """{group: (N,) bool}: lists that should be harder than others.
+
+    By three measures, the half on the hard side of the median list; then the lists that hold a new
+    item, and those that hold none. A group that is empty is left out.
+    """
+    lists, columns = data.lists, data.ratings.columns
+    n_ratings = np.bincount(columns.item[data.fit], minlength=len(columns.items))  # (items,)
+    popularity = np.log1p(n_ratings)  # from 1 to 10 ratings is as far as from 10 to 100
+    hardness = {
+        "short history": [-len(row.history) for row in lists],
+        "many ties": [np.equal.outer(row.ratings, row.ratings).sum() for row in lists],
+        "unpopular items": [-popularity[row.items].mean() for row in lists]}
+    groups = {"all lists": np.ones(len(lists), bool)}
+    groups |= {name: values > np.median(values) for name, values in hardness.items()}
+    # In the synthetic world a new item is one that nobody has rated; real ones have a few ratings.
+    most, name = 0, "new items"
+    if columns.expected is None:
+        most, name = NEW_ITEM_RATINGS, f"new items (<= {NEW_ITEM_RATINGS} ratings)"
+    has_new = np.array([n_ratings[row.items].min() <= most for row in lists])
+    if has_new.any():
+        groups |= {name: has_new, "no new items": ~has_new}
+    return {name: members for name, members in groups.items() if members.any()}
+
+
+def by_group(methods: dict, data: EvaluationData) -> dict:
+    """{group: {"lists": n, method: mean NDCG}}, see `groups_of`."""
+    metric = main_metric(data.list_size)
+    means = {}
+    for group, members in groups_of(data).items():
+        means[group] = {"lists": int(members.sum())}
+        for name, method in methods.items():
+            means[group][name] = float(method["values"][metric][members].mean())
+    return means
+
+
+def print_comparison(table: dict, base: str) -> None:
+    """What a table cannot say: paired differences, and groups of lists."""
+    print("\nPaired differences over the same lists, 95 % intervals over users: of these trainings, "
+          "not of another seed's")
+    for pair, by_metric in table["differences"].items():
+        texts = [f"{metric} {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+                 for metric, (mean, low, high) in by_metric.items()]
+        print(f"{pair}: {'; '.join(texts)}")
+    groups = table["groups"]
+    rows = {name: {f"{group} ({row['lists']})": f"{row[name]:.3f}" for group, row in groups.items()}
+            for name in table["methods"]}
+    width = max(24, *(len(title) + 2 for title in rows[base]))
+    print(f"\n{main_metric(table['list_size']).upper()} by group of lists")
+    print(columns_of_text(rows, width))
+
+
+# ---- python -m experiments.compare ---------------------------------------------------------------
+
+def compare(configs: dict[str, dict], rows: dict[str, list[str]], cfg: CompareConfig) -> dict:
+    """The table of all runs, printed and returned, with "differences" and "groups".
+
+    Args: configs: {run's folder: its configuration}; rows: of `named_rows`.
+    """
+    data = data_of_runs(configs, cfg.split, cfg.limit)
+    words, m = data.ratings.words, data.list_size
+
+    scored = {}  # (run's folder, what it says or knows) -> its method
+    for folder in configs:
+        rankers = rankers_of_run(folder, words, m, batch_size=cfg.batch_size)
+        lists = fit_to_model(data, rankers["trained"].encoder).lists
+        for way, ranker in rankers.items():
+            scored[folder, way] = score_method(ranker, lists, cfg.orders)
+    methods = {"chance": chance_method(data.lists)}
+    for row, folders in rows.items():
+        methods[row] = over_seeds([scored[folder, "trained"] for folder in folders])
+        if (folders[0], "knows") in scored:
+            methods[f"{row}, knows"] = over_seeds([scored[folder, "knows"] for folder in folders])
+    calls = dict.fromkeys(list(methods)[1:], 1)
+    references = {name: [ranker] for name, ranker in reference_rankers(data).items()}
+    methods |= score_rows(references, data, cfg.orders)
+
+    about = about_runs([*configs.values()])
+    table = summary(methods, data, calls, orders=cfg.orders, decode="greedy", **about)
+    base = next(iter(rows))
+    table |= {"differences": differences(methods, base), "groups": by_group(methods, data)}
+    if cfg.json:
+        write_json(Path(cfg.json), table)
+    print(text_table(table))
+    print_comparison(table, base)
+    return table
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    cfg, runs = parse_flags(arguments, CompareConfig, positional="runs")
+    check_input(len(runs) > 0, "name at least one run's folder")
+    # All that can be refused is refused before anything is computed.
+    configs = {folder: read_run_config(folder) for folder in runs}
+    rows = named_rows(configs, cfg.pool)
+    if cfg.json:
+        check_writable(Path(cfg.json).parent)
+    return compare(configs, rows, cfg)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,516 @@
+"""A run's folder: everything in it is written and read here (but for loading a model: model.py).
+
+    config.json    how the run came about              model/       the best on validation
+    log.jsonl      a line every some steps             checkpoint/  all that going on needs
+    lock           held while a process trains here    eval-*       results of an evaluation
+
+Every file is written whole or not at all: a kill, a full disk or a lost power line leave what was
+there before.
+"""
+import concurrent.futures
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch
+import transformers
+from tqdm import tqdm
+
+from alro import AlroError, clean_text
+from plumbing.flags import (
+    check_input, command, one_line_error, read_json, to_nowhere, warn, write_json)
+
+# ---- Finding and locking it ----------------------------------------------------------------------
+
+class FolderInUse(AlroError):
+    """Another process is training in that folder."""
+
+
+def make_run_folder(out: str | None, dataset: str) -> Path:
+    """The run's own folder, made here and now: two runs started together never share one."""
+    if out is not None:
+        check_input(not Path(out).is_file(), f"--out {out} is a file, not a folder")
+        Path(out).mkdir(parents=True, exist_ok=True)
+        return Path(out)
+    # Making a folder is atomic: whoever makes it first has it.
+    for n in itertools.count(1):
+        folder = Path(f"runs/{dataset}-{n}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+
+
+def lock_folder(folder: Path) -> filelock.BaseFileLock:
+    """Lock the folder while this process lives and keeps what is returned, however it ends.
+
+    Raises: FolderInUse if another process has it locked. Where there are no such locks (some
+    network drives) nothing is guarded.
+    """
+    lock = filelock.FileLock(folder / "lock", timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise FolderInUse(f"{folder} is in use: another process is training there") from None
+    except PermissionError:
+        raise  # somebody else's folder
+    except (OSError, NotImplementedError):
+        pass
+    return lock
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether another process is training in the folder now."""
+    if not folder.exists():
+        return False
+    try:
+        lock_folder(folder).release()
+    except FolderInUse:
+        return True
+    return False
+
+
+def claim_folder(resume: str | None, out: str | None, dataset: str, team):
+    """(the folder to write into, the same in all processes; the first process's lock on it)."""
+    folder, lock = resume, None
+    if team.process == 0:
+        if resume is None:
+            folder = str(make_run_folder(out, dataset))
+        lock = lock_folder(Path(folder))  # from here on files are written: one process at a time
+        if resume is None:
+            # What a start that came to nothing has left is no run.
+            partial = {*Path(folder).glob("config.json*.partial")}
+            there = sorted(path.name for path in {*Path(folder).iterdir()} - partial)
+            there = [name for name in there if name != "lock"]
+            check_input(not there, f"{folder} holds {there[:1]} already: go on with "
+                                   f"{command('train.py', '--resume', folder)}, or give another "
+                                   "--out")
+            for path in partial:
+                path.unlink()
+    return Path(team.same(folder)), lock
+
+
+def hash_json(content) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def sha256(lists) -> str:
+    """Hash of the lists' canonical JSON: results with the same one can be compared list by list."""
+    return hash_json(sorted(map(vars, lists), key=lambda row: row["list_id"]))
+
+
+def data_hashes(words, splits) -> dict[str, str]:
+    """What a run's record keeps of its data: hashes of all lists, and of all that prompts say."""
+    said = words._replace(averages=np.array(words.averages).tolist())
+    return {"lists": sha256(splits.train + splits.valid + splits.test), "prompt": hash_json(said)}
+
+
+# ---- config.json ---------------------------------------------------------------------------------
+
+CONFIG_FIELDS = {  # what every reader needs
+    "data": {"dataset": str, "list_size": int, "fields": str},
+    "train": {"model": str, "seed": int, "candidate_weight": float | int, "bf16": bool | None},
+    "prompt": {"noun": str, "scale": list, "levels": list}}
+
+
+def write_config(folder: Path, origin: dict, data_config: dict, words, hardware: str) -> None:
+    """config.json: all that tells how the run came about.
+
+    Args: origin: see `Run`; words: data.PromptWords.
+    """
+    config = {"data": data_config, "train": origin["config"], "losses": origin["losses"]}
+    config["prompt"] = {"noun": words.noun, "scale": words.scale, "levels": words.levels}
+    config["data_sha256"] = origin["data"]
+    config["base_sha256"] = origin["base"]
+    config["hardware"] = hardware
+    libraries = (torch, np, transformers)
+    config["versions"] = {library.__name__: library.__version__ for library in libraries}
+    config["versions"]["python"] = sys.version.split()[0]
+    write_json(folder / "config.json", config)
+
+
+def read_run_config(folder: str) -> dict:
+    """The config.json of a run, checked for what every reader of it needs."""
+    path = f"{folder}/config.json"
+    config = read_json(Path(path))
+    for name in ("losses", "data_sha256", "base_sha256"):
+        check_input(name in config, f"{path}: missing field {name!r}")
+    for part, fields in CONFIG_FIELDS.items():
+        for name, kind in fields.items():
+            values = config.get(part)
+            good = isinstance(values, dict) and name in values and isinstance(values[name], kind)
+            check_input(good, f"{path}: {part} must be an object with {name}, a "
+                              f"{getattr(kind, '__name__', kind)}")
+    prompt = config["prompt"]
+    known = CONFIG_FIELDS["prompt"]
+    check_input(prompt.keys() == known.keys(), f"{path}: prompt has {[*prompt]}, not {[*known]}")
+    noun = prompt["noun"]
+    check_input(noun == clean_text(noun) != "", f"{path}: noun is not one line")
+    return config
+
+
+def about_runs(configs) -> dict:
+    """What a table says of its runs: their dataset, their models and their seeds, each once."""
+    about = {"dataset": configs[0]["data"]["dataset"]}
+    for name in ("model", "seed"):
+        values = list(dict.fromkeys(config["train"][name] for config in configs))
+        about[name] = values[0] if len(values) == 1 else ", ".join(map(str, values))
+    return about
+
+
+def check_data_of_run(folder: str, config: dict, now: dict[str, str]) -> None:
+    """Raise AlroError if a run was trained on other data than are there `now` (data_hashes)."""
+    trained_on = config.get("data_sha256")
+    check_input(isinstance(trained_on, dict) and trained_on.keys() == now.keys(),
+                f"{folder}/config.json: data_sha256 must be an object with {', '.join(now)}")
+    for part, what in ("lists", "ratings"), ("prompt", "titles"):
+        check_input(trained_on[part] == now[part],
+                    f"{folder} was trained on other {what} than its dataset's files hold now: "
+                    "bring back those of then, or train anew")
+
+
+# ---- model/ and checkpoint/ ----------------------------------------------------------------------
+
+def save_model(model, tokenizer, folder: Path) -> None:
+    """folder/model in Hugging Face format: written beside it, then moved into place."""
+    # A link to a larger disk stays a link.
+    final = Path(os.path.realpath(folder / "model"))
+    partial, old = final.with_name("model.partial"), final.with_name("model.old")
+    shutil.rmtree(partial, ignore_errors=True)
+    with one_line_error(f"{final}: cannot be written; what was there is whole"):
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+    # If there is none, a process before was killed between these two renames: old is whole.
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(final, old)
+    os.rename(partial, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def checkpoint_path(folder: Path) -> Path:
+    return folder / "checkpoint" / "state.pt"
+
+
+# ---- log.jsonl -----------------------------------------------------------------------------------
+
+LOG_EVERY = 20  # steps between lines
+# What a line has beside a loss function's values.
+LOG_FIELDS = {"step", "lr", "tokens", "tokens_per_second", "grad_norm", "valid_ndcg", "valid_knows",
+              "log_m", "log_m_factorial_over_m"}
+
+
+def read_log(folder: str) -> list[dict]:
+    """The rows of a run's log.jsonl."""
+    path = Path(folder, "log.jsonl")
+    with one_line_error(f"{path}: cannot be read"):
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def check_losses(values: dict[str, torch.Tensor], n_lists: int) -> None:
+    """What a loss function returns must be one number per list: `one_step` takes the mean.
+
+    A mean that is taken before would weigh --grad_accum's parts wrongly, and nobody would see it.
+    """
+    names = sorted(values) if isinstance(values, dict) else type(values).__name__
+    check_input("total" in names, f'a loss function must return a dict with a "total", got {names}')
+    taken = LOG_FIELDS & values.keys()
+    check_input(not taken, f"a loss function must not return {sorted(taken)}: another name")
+    for name, value in values.items():
+        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        check_input(shape == (n_lists,), f"a loss function must return tensors of one number per "
+                                         f"list, shape ({n_lists},), got as {name} {shape}")
+
+
+class TrainingLog:
+    """log.jsonl, and the check for finite numbers.
+
+    Numbers stay on the device until `flush`, so that no step waits for Python.
+    """
+
+    def __init__(self, folder: Path | None, list_size: int):
+        """folder None: another process writes."""
+        self.folder = folder
+        self.pending = []
+        self.restart_clock()
+        # Two levels to compare the SFT loss with: any of the m letters, and the uniform trap.
+        self.references = {"log_m": math.log(list_size),
+                           "log_m_factorial_over_m": math.lgamma(list_size + 1) / list_size}
+
+    def keep_until(self, step: int) -> None:
+        """Leave out the lines after a step: they will be written anew."""
+        if self.folder is None:
+            return
+        path = self.folder / "log.jsonl"
+        with one_line_error(f"{path}: cannot be gone on with"):
+            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            whole = [line for line in lines if line.endswith("\n")]  # the last may be cut short
+            kept = [line for line in whole if json.loads(line)["step"] <= step]
+            partial = path.with_name("log.partial")
+            partial.write_text("".join(kept))
+            os.replace(partial, path)
+
+    def add(self, step: int, means: dict[str, torch.Tensor], list_ids: list[str]) -> None:
+        """means: of the step's lists, by the name of what was measured."""
+        self.pending.append((step, means, list_ids))
+
+    def flush(self) -> None:
+        """Write a line of means since the last one. Raises: AlroError if a number is not finite."""
+        if not self.pending:
+            return
+        rows, tokens = [], 0
+        for step, means, list_ids in self.pending:
+            numbers = {name: float(value) for name, value in means.items()}
+            self.check_finite(step, numbers, list_ids)
+            tokens += numbers.pop("tokens") * len(list_ids)
+            rows.append(numbers)
+            check_input(numbers.keys() == rows[0].keys(),
+                        f"step {step}: a loss function must return the same names each time, got "
+                        f"{[*numbers]} after {[*rows[0]]}")
+        # Measured here, where `float` has waited for the device to do all the steps.
+        seconds = time.perf_counter() - self.start
+        line = {"step": self.pending[-1][0]}
+        line |= {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        line["tokens_per_second"] = round(tokens / seconds)
+        line |= self.references
+        line["lr"] = rows[-1]["lr"]
+        self.pending = []
+        self.restart_clock()
+        self.write(line)
+
+    def check_finite(self, step: int, numbers: dict[str, float], list_ids: list[str]) -> None:
+        advice = ""
+        if self.folder and checkpoint_path(self.folder).exists():
+            advice = "; the last checkpoint is from before"
+        check_input(all(map(math.isfinite, numbers.values())),
+                    f"step {step}: not finite: {numbers}, lists {list_ids}{advice}")
+
+    def restart_clock(self) -> None:
+        """Validating and saving is not training."""
+        self.start = time.perf_counter()
+
+    def write(self, line: dict) -> None:
+        if self.folder:
+            path = self.folder / "log.jsonl"
+            with one_line_error(f"{path}: cannot be written"), open(path, "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+# ---- A run ---------------------------------------------------------------------------------------
+
+def say(text: str) -> None:
+    """Print beside a bar. What cannot be printed (a closed terminal, `| head`) ends no run."""
+    if sys.stdout is None:  # closed before Python began
+        return
+    with contextlib.suppress(ValueError):  # closed in Python
+        try:
+            tqdm.write(text) if sys.stderr.isatty() else print(text)
+            sys.stdout.flush()
+        except OSError:
+            to_nowhere(sys.stdout)
+
+
+class Run:
+    """What a training run writes, from the first process alone.
+
+    origin: what its weights come from, {"data": hashes of lists and prompts, "losses": name of the
+    loss function, "base": hash of the weights under an adapter, "config": of TrainConfig}. A
+    checkpoint of another origin is not gone on with.
+    """
+
+    def __init__(self, folder: Path, lock, origin: dict, list_size: int, writes: bool):
+        self.folder, self.origin, self.writes = folder, origin, writes
+        self.lock = lock  # kept: it is free when this object goes
+        self.list_size = list_size
+        self.log = TrainingLog(folder if writes else None, list_size)
+
+    def say(self, text: str) -> None:
+        if self.writes:
+            say(text)
+
+    def load_checkpoint(self, state) -> None:
+        """Put the checkpoint, if there is one, into the state (train.State).
+
+        Raises: AlroError if it is damaged or of another origin.
+        """
+        path = checkpoint_path(self.folder)
+        if path.exists():
+            with one_line_error(f"{path} cannot be used"), torch.no_grad():
+                saved = torch.load(path, map_location=state.device, weights_only=True)
+                check_input(saved.pop("origin") == self.origin,
+                            f"{path} cannot be used: made with other data or another configuration")
+                state.load_state_dict(saved)
+            self.say(f"resumed at step {state.step}")
+        self.log.keep_until(state.step)
+
+    def save(self, state) -> None:
+        """checkpoint/state.pt, all that going on needs, whole or not at all."""
+        if not self.writes:
+            return
+        path = checkpoint_path(self.folder)
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_name("state.pt.partial")
+        with one_line_error(f"{path.parent}: cannot be written; what was there is whole"):
+            with open(partial, "wb") as file:
+                torch.save({**state.state_dict(), "origin": self.origin}, file)
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+
+    def log_step(self, state, means: dict, list_ids: list[str], due: bool) -> None:
+        """Note a step's means; write them every some steps, and before a validation is due."""
+        self.log.add(state.step, means, list_ids)
+        if state.step % LOG_EVERY == 0 or due:
+            self.log.flush()
+
+    def validated(self, state, scores: dict[str, float], tokenizer) -> None:
+        """Keep the model if it is the best so far, then log the validation, then the checkpoint.
+
+        In this order: where the log has a validation, model/ is the best until then.
+        """
+        is_best = state.is_best(scores["valid_ndcg"])
+        if is_best and self.writes:
+            save_model(state.model, tokenizer, self.folder)
+        self.log.write({"step": state.step, **scores})
+        self.save(state)
+        knows = f"; knows {scores['valid_knows']:.4f}" if "valid_knows" in scores else ""
+        self.say(f"step {state.step}: validation NDCG@{self.list_size} {scores['valid_ndcg']:.4f}"
+                 f"{' (best)' if is_best else ''}{knows}")
+        self.log.restart_clock()
+
+    def interrupted(self, state) -> None:
+        """After Ctrl-C, SIGTERM or a closed terminal, with the step under way finished."""
+        self.log.flush()
+        self.save(state)
+        raise SystemExit("interrupted; go on with: "
+                         f"{command('train.py', '--resume', self.folder)}")
+
+
+class stop_request:  # noqa: N801 (used as a function: `with stop_request() as stop`)
+    """Inside `with`, Ctrl-C, SIGTERM and SIGHUP only make it true; the second one ends the process.
+    """
+
+    NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last: its terminal was closed; not on Windows
+
+    def __init__(self):
+        self.requested = False
+
+    def __bool__(self) -> bool:
+        return self.requested
+
+    def handle(self, number: int, _frame) -> None:
+        if self.requested:
+            sys.exit(128 + number)
+        self.requested = True
+
+    def __enter__(self) -> "stop_request":
+        numbers = [getattr(signal, name) for name in self.NAMES if hasattr(signal, name)]
+        hangup = getattr(signal, "SIGHUP", None)
+        if hangup and signal.getsignal(hangup) == signal.SIG_IGN:  # nohup: go on without a terminal
+            numbers.remove(hangup)
+        self.previous = {number: signal.signal(number, self.handle) for number in numbers}
+        return self
+
+    def __exit__(self, *_error) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def prefetched(steps, first: int):
+    """steps[first] and on; each is made by a thread while the model works on the one before."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        coming = [pool.submit(steps.__getitem__, step) for step in range(first, len(steps))[:1]]
+        for step in range(first, len(steps)):
+            data = coming.pop().result()
+            if step + 1 < len(steps):
+                coming.append(pool.submit(steps.__getitem__, step + 1))
+            yield data
+
+
+# ---- Results of an evaluation --------------------------------------------------------------------
+
+def result_path(folder: Path, result: dict) -> Path:
+    """eval-SPLIT.json; another decoding than the usual one has a file of its own."""
+    decode = result["decode"]
+    suffix = "" if decode == "greedy" else f"-{decode}"
+    return folder / f"eval-{result['split']}{suffix}.json"
+
+
+def is_fuller(there: dict, result: dict) -> bool:
+    """Whether the result that is there is of more lists, or of as many in more orders or methods.
+
+    One of other weights is not, however full: it is out of date.
+    """
+    if there.get("model_sha256") != result.get("model_sha256"):
+        return False
+    old_size = (there["ranked_lists"], there["orders"])
+    size = (result["ranked_lists"], result["orders"])
+    more_methods = there["methods"].keys() > result["methods"].keys()
+    return old_size > size or (old_size == size and more_methods)
+
+
+def write_results(folder: Path, result: dict, methods: dict, lists) -> None:
+    """Write eval-SPLIT.json and eval-SPLIT.lists.jsonl; a fuller result that is there stays."""
+    path = result_path(folder, result)
+    try:
+        with one_line_error(f"{path}: no result"):
+            there = read_json(path)
+            stays = is_fuller(there, result)
+    except AlroError:  # none is there, or a damaged one
+        stays = False
+    if stays:
+        warn(f"{path} stays, of {there['ranked_lists']} lists in {there['orders']} orders: this "
+             f"result, of {len(lists)} in {result['orders']}, is not kept")
+        return
+    lists_path = path.with_suffix(".lists.jsonl")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    # The lines come first: where there is a table, there are the lines that it sums up.
+    with one_line_error(f"{lists_path}: cannot be written"):
+        write_lines(partial, methods, lists)
+        os.replace(partial, lists_path)
+    write_json(path, result)
+
+
+def write_lines(path: Path, methods: dict, lists) -> None:
+    """A line of JSON for each method and list: what pairs are compared by."""
+    with open(path, "w") as stream:
+        for name, method in methods.items():
+            for row, ranking_list in enumerate(lists):
+                line = {"method": name, "id": ranking_list.list_id}
+                line["displayed"] = [slots[row] for slots in method["slots"]]
+                line["predicted"] = [order[row].tolist() for order in method["predicted"]]
+                for metric, values in method["values"].items():
+                    line[metric] = float(values[row])
+                stream.write(json.dumps(line) + "\n")
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder; raise AlroError, before any work is done, if no file can be written there."""
+    with one_line_error(f"{folder}: cannot be written to"):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+def check_destinations(folder: str, json_file: str | None) -> None:
+    """Try before the work whether what comes out can be written.
+
+    Raises AlroError for a file that the user named; a run may be read-only, and is then warned of.
+    """
+    if json_file:
+        check_writable(Path(json_file).parent)
+    try:
+        check_writable(Path(folder))
+    except AlroError as error:  # the table may be all that is wanted
+        warn(f"{error}; the table will be printed, but not kept there")
