@@ -30,6 +30,8 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("alro", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("alro")
 
+# The scripts behind results/, and those of the exercises in processes of their own.
+OTHERS_OF_THE_MACHINE = ["test_mine.py", "test_real_table.py", "test_measure.py"]
 READ_FIRST = ["test_losses.py", "test_model.py", "test_data.py", "test_train.py", "test_evaluate.py"]
 
 
@@ -38,7 +40,8 @@ def pytest_collection_modifyitems(items):
     """A broken loss turns hundreds of tests red: test_losses.py names it, so it comes first. The trust shelf, about
     the machine and not the method, runs with `pytest -m machine`."""
     for item in items:
-        if item.path.parent.name == "trust" and not item.get_closest_marker("slow"):
+        of_the_machine = item.path.parent.name == "trust" or item.path.name in OTHERS_OF_THE_MACHINE
+        if of_the_machine and not item.get_closest_marker("slow"):
             item.add_marker("machine")
     def place(item):
         if item.path.name in READ_FIRST:
