@@ -12,7 +12,6 @@ import bisect
 import dataclasses
 import hashlib
 import itertools
-import math
 import re
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from plumbing.averages import FOLDS, fold_averages
 from plumbing.files import LAYOUTS, Columns, read_dataset
 from plumbing.flags import check_input, check_minimum, option, parse_flags, run_script
 from plumbing.model import (
-    context_length, identifier_tokens, rating_tokens, special_tokens, tokenise)
+    context_length, identifier_tokens, line_end_tokens, pad, rating_tokens, special_tokens, tokenise)
 from plumbing.world import NEW_FILMS, synthetic
 
 MIN_HISTORY = 5  # a list exists only where so many ratings come before it
@@ -164,6 +163,7 @@ def load(cfg: DataConfig, n_users: int = 4000) -> Ratings:
         columns = synthetic(cfg.list_size, cfg.new_films, n_users)
     else:
         columns = read_dataset(cfg)
+    # What the prompt says of an item, wherever it stands.
     texts = columns.titles
     if "category" in cfg.fields:
         check_input(any(columns.categories),
@@ -240,6 +240,7 @@ def make_list(columns, cfg, popularity, list_id, user, past) -> RankingList:
     Args: popularity (items,): how often each item stands in the fit rows.
     """
     m = cfg.list_size
+    # In the order of time a candidate's number would tell how late it was rated.
     rows = past.stop + torch.randperm(m, generator=generator("items", list_id)).numpy()
     items, values = columns.item[rows], columns.rating[rows]
     # A retriever shows the popular first; in the synthetic world it guesses well: the rating plus
@@ -269,32 +270,6 @@ def list_prompt(words: PromptWords, ranking_list: RankingList, slots) -> str:
     history = [(words.texts[item], rating) for item, rating in ranking_list.history]
     candidates = [words.candidate(item, ranking_list.user) for item in ranking_list.items]
     return build_prompt(history, candidates, slots, words.noun, words.scale)
-
-
-def line_end_tokens(prompt: str, offsets) -> list[list[int]]:
-    """For each line of a prompt the indices of the tokens that touch its last word.
-
-    In a history's line that is the rating, in a candidate's the identifier.
-    Args: offsets: (start, end) of each token in the text.
-    """
-    starts, ends = map(list, zip(*offsets))
-    tokens = []
-    line_start = 0
-    for line in prompt.split("\n"):
-        line_end = line_start + len(line)
-        word_start = line_start + line.rfind(" ") + 1  # after the last space
-        first = bisect.bisect_right(ends, word_start)
-        last = bisect.bisect_left(starts, line_end) - 1
-        tokens.append(list(range(first, last + 1)))
-        line_start = line_end + 1
-    return tokens
-
-
-def pad(rows, value, multiple=1) -> torch.Tensor:
-    """(B, T) long, from B lists of numbers, padded on the right; T is a multiple of `multiple`."""
-    width = math.ceil(max(map(len, rows)) / multiple) * multiple
-    padded = [row + [value] * (width - len(row)) for row in rows]
-    return torch.tensor(padded, dtype=torch.long)
 
 
 @dataclasses.dataclass

@@ -74,6 +74,7 @@ def ndcg(ratings: torch.Tensor, order: torch.Tensor, k: int) -> torch.Tensor:
     Returns: (B,) float64; 1 where the ideal DCG is 0.
     Source: PAPER, gain 2^r - 1, discount 1 / log2(1 + rank).
     """
+    # Exponential: a 5 is worth twice a 4, so the top of the list is where most can be lost.
     gain = 2.0 ** ratings.double() - 1  # (B, m)
     return share_of_ideal(gain.gather(-1, order), gain, k)
 
@@ -81,6 +82,7 @@ def ndcg(ratings: torch.Tensor, order: torch.Tensor, k: int) -> torch.Tensor:
 def chance_ndcg(ratings: torch.Tensor, k: int) -> torch.Tensor:
     """Expected NDCG@k of a random order, exactly: every rank holds the mean gain. (B,) float64."""
     gain = 2.0 ** ratings.double() - 1  # (B, m)
+    # DCG is a sum over ranks, so its expectation needs the expected gain of each rank alone.
     mean_gain = gain.mean(-1, keepdim=True)  # (B, 1)
     return share_of_ideal(mean_gain.expand_as(gain), gain, k)
 
@@ -114,6 +116,7 @@ def bootstrap(values: np.ndarray, seed: int = 0, draws: int = 1000):
 
 def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int = 0):
     """(mean, low, high) of a - b over the same lists."""
+    # Each list is compared with itself: that some lists are harder than others cancels out.
     return bootstrap(np.asarray(a) - np.asarray(b), seed)
 
 
@@ -231,6 +234,7 @@ def reference_rankers(data: EvaluationData) -> dict:
     item, rating = columns.item[data.fit], columns.rating[data.fit]
     mean = item_mean(item, rating, len(columns.items))  # (items,)
     expected = columns.expected  # (users, items)
+    # What can be known without knowing the user.
     rankers = {"item mean": score_ranker(lambda ranking_list: mean[ranking_list.items])}
     if expected is not None:
         # The shown order itself. It is made from the ratings that are scored, plus noise, so it
@@ -393,7 +397,7 @@ def rankers_of_run(folder: str, words: PromptWords, m: int, decode="greedy", bat
 
 def score_run(folder: str, rankers: dict, data: EvaluationData, orders: int, decode="greedy"):
     """Score rankers that ask a run's model, and the rows every table has: (result, methods)."""
-    calls = dict.fromkeys(rankers, 1)
+    calls = dict.fromkeys(rankers, 1)  # one prompt a list, whichever way it is read off
     about = about_runs([read_run_config(folder)])
     about["model_sha256"] = sha256_of_weights(Path(folder, "model"))
     rankers = rankers | reference_rankers(data)

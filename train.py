@@ -312,8 +312,9 @@ class State:
         return better
 
     def state_dict(self) -> dict:
+        optimizer, scheduler = self.optimizer.state_dict(), self.scheduler.state_dict()
         return {"step": self.step, "best": self.best, "weights": trainable(self.model),
-                "optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+                "optimizer": optimizer, "scheduler": scheduler}
 
     def load_state_dict(self, saved: dict) -> None:
         for name, weight in trainable(self.model).items():
@@ -459,8 +460,8 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
     use_one_thread(device, cfg.model)
     job = prepare(data_cfg, cfg, team)
     # The record keeps --bf16 as it was given: a run may go on on a machine that chooses otherwise.
-    origin = {"data": data_hashes(job.ratings.words, job.splits), "losses": name_of(losses),
-              "base": sha256_of_base(job.model), "config": dataclasses.asdict(cfg)}
+    origin = {"data": data_hashes(job.ratings.words, job.splits), "losses": name_of(losses)}
+    origin |= {"base": sha256_of_base(job.model), "config": dataclasses.asdict(cfg)}
     bf16, why = choose_bf16(cfg.bf16, device, cfg.model)
     cfg = dataclasses.replace(cfg, bf16=bf16)
     folder, lock = claim_folder(run_cfg.resume, run_cfg.out, data_cfg.dataset, team)

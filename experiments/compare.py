@@ -139,10 +139,9 @@ def groups_of(data: EvaluationData) -> dict[str, np.ndarray]:
     lists, columns = data.lists, data.ratings.columns
     n_ratings = np.bincount(columns.item[data.fit], minlength=len(columns.items))  # (items,)
     popularity = np.log1p(n_ratings)  # from 1 to 10 ratings is as far as from 10 to 100
-    hardness = {
-        "short history": [-len(row.history) for row in lists],
-        "many ties": [np.equal.outer(row.ratings, row.ratings).sum() for row in lists],
-        "unpopular items": [-popularity[row.items].mean() for row in lists]}
+    hardness = {"short history": [-len(row.history) for row in lists]}
+    hardness["many ties"] = [np.equal.outer(row.ratings, row.ratings).sum() for row in lists]
+    hardness["unpopular items"] = [-popularity[row.items].mean() for row in lists]
     groups = {"all lists": np.ones(len(lists), bool)}
     groups |= {name: values > np.median(values) for name, values in hardness.items()}
     # In the synthetic world a new item is one that nobody has rated; real ones have a few ratings.

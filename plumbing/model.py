@@ -3,8 +3,10 @@
     build_model(cfg, words) -> (model, tokenizer)    as train.TrainConfig says
     load_run(folder, cfg) -> (model, tokenizer)      of a run that train.py has written
 """
+import bisect
 import hashlib
 import itertools
+import math
 import os
 import shutil
 from pathlib import Path
@@ -83,6 +85,32 @@ def rating_tokens(tokenizer, levels: list[float]) -> torch.Tensor:
     last = [tokens[-1] for tokens in rated]
     told = len(before) == 1 and len({*last}) == len(levels) and tokenizer.unk_token_id not in last
     return torch.tensor(last if told else [], dtype=torch.long)
+
+
+def line_end_tokens(prompt: str, offsets) -> list[list[int]]:
+    """For each line of a prompt the indices of the tokens that touch its last word.
+
+    In a history's line that is the rating, in a candidate's the identifier.
+    Args: offsets: (start, end) of each token in the text.
+    """
+    starts, ends = map(list, zip(*offsets))
+    tokens = []
+    line_start = 0
+    for line in prompt.split("\n"):
+        line_end = line_start + len(line)
+        word_start = line_start + line.rfind(" ") + 1  # after the last space
+        first = bisect.bisect_right(ends, word_start)
+        last = bisect.bisect_left(starts, line_end) - 1
+        tokens.append(list(range(first, last + 1)))
+        line_start = line_end + 1
+    return tokens
+
+
+def pad(rows, value, multiple=1) -> torch.Tensor:
+    """(B, T) long, from B lists of numbers, padded on the right; T is a multiple of `multiple`."""
+    width = math.ceil(max(map(len, rows)) / multiple) * multiple
+    padded = [row + [value] * (width - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.long)
 
 
 # ---- The tiny model of the demo ------------------------------------------------------------------
