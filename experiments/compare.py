@@ -21,7 +21,8 @@ from plumbing.folder import about_runs, check_writable, read_run_config
 from plumbing.tables import columns_of_text, text_table
 
 NEW_ITEM_RATINGS = 5  # an item with so few ratings in the fit set, or fewer, counts as new
-OWN_ROWS = {"chance", "untrained", "trained", "knows", "item mean", "retriever", "oracle"}
+# Names of rows and, in a table of groups, of a column.
+OWN_ROWS = {"chance", "untrained", "trained", "knows", "item mean", "retriever", "oracle", "lists"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,8 @@ def named_rows(configs: dict[str, dict], pool: bool, taken=OWN_ROWS) -> dict[str
             key = json.dumps([config["data"], without_seed, config["losses"]])
         groups.setdefault(key, []).append(folder)
     rows = {}  # in the order in which they were given
+    places = [os.path.realpath(folder) for folder in configs]
+    check_input(len({*places}) == len(places), f"a run is named twice: {', '.join(configs)}")
     above = os.path.commonpath(map(os.path.abspath, configs))
     for folders in groups.values():
         seeds = {configs[folder]["train"]["seed"] for folder in folders}

@@ -540,6 +540,8 @@ def main(arguments: list[str] | None = None) -> dict:
         named_rows(configs, cfg.pool, RIVAL_ROWS)  # a clash of names is refused before the work
     if cfg.out:
         check_writable(Path(cfg.out))
+        check_input(not Path(cfg.out, "config.json").exists(),
+                    f"--out {cfg.out} is a run, and holds that run's own results: name another")
     data = load_lists(configs, data_cfg, cfg)
 
     # ---- The rows

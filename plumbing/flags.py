@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import functools
 import importlib
+import inspect
 import json
 import os
 import pkgutil
@@ -195,9 +196,9 @@ def parse_flags(arguments: list[str] | None, *configs, presets: dict | None = No
 
 def name_of(function) -> str:
     """A loss function by the name that --losses and config.json have for it."""
-    known = hasattr(function, "__qualname__") and function.__name__ != "<lambda>"
-    check_input(known, f"a loss function needs a name, for the run's record: def mine(...), not "
-                       f"{type(function).__name__}")
+    plain = inspect.isfunction(function) and function.__name__ != "<lambda>"
+    check_input(plain, "a loss function needs a name of its own, for the run's record: def "
+                       f"mine(...), no lambda or class; got {str(function):.80}")
     module = "train" if function.__module__ == "__main__" else function.__module__
     return f"{module}:{function.__qualname__}"
 
@@ -206,10 +207,17 @@ def function_named(name: str):
     """The function of a --losses module:function."""
     try:
         function = pkgutil.resolve_name(name)
-    except (ValueError, ImportError, AttributeError) as error:
-        check_input(False, f"--losses {name}: no function is called so ({error}); for example "
-                           "experiments.objectives:soft_ties_losses")
-    check_input(callable(function), f"--losses {name} is no function")
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+        problem = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
+        raise AlroError(f"--losses {name}: no function is called so ({problem}); for example "
+                        "experiments.objectives:soft_ties_losses") from None
+    with error_at(f"--losses {name}"):
+        known_as = name_of(function)
+    check_input(known_as == name, f"--losses {name}: it calls itself {known_as}, so that the run's "
+                                  "record would name another function: give it a def of its own")
+    parameters = inspect.signature(function).parameters
+    check_input(len(parameters) >= 3, f"--losses {name}: a loss function takes (model, batch, cfg), "
+                                      f"this one ({', '.join(parameters)})")
     return function
 
 

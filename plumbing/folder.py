@@ -478,8 +478,11 @@ def write_results(folder: Path, result: dict, methods: dict, lists) -> None:
     partial = path.with_suffix(f".{os.getpid()}.partial")
     # The lines come first: where there is a table, there are the lines that it sums up.
     with one_line_error(f"{lists_path}: cannot be written"):
-        write_lines(partial, methods, lists)
-        os.replace(partial, lists_path)
+        try:
+            write_lines(partial, methods, lists)
+            os.replace(partial, lists_path)
+        finally:  # where the disk is full
+            partial.unlink(missing_ok=True)
     write_json(path, result)
 
 

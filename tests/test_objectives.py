@@ -18,6 +18,7 @@ import train
 from experiments import objectives
 from plumbing import folder as run_folder
 from plumbing.folder import read_run_config
+from plumbing.flags import function_named
 from plumbing.model import build_model
 
 CONFIG = data.DataConfig(list_size=5, history_size=6)
@@ -363,3 +364,33 @@ def test_a_loss_without_a_total_or_with_a_name_of_the_log_is_refused(small_world
         return own(train.losses(model, batch, cfg))
     with refused(message):
         train.train(*demo_run(tmp_path / "run", steps=2), losses=mine)
+
+
+def decorated(function):
+    @functools.wraps(function)
+    def wrapper(*arguments):
+        return function(*arguments)
+    return wrapper
+
+
+wrapped = decorated(train.losses)  # its name says that it is train.losses
+alias = objectives.soft_ties_losses
+
+
+@pytest.mark.parametrize("name,words", [
+    ("test_objectives:wrapped", "calls itself train:losses"), ("test_objectives:alias", "calls itself"),
+    ("train:TrainConfig", "a name of its own"), ("os:getcwd", "a name of its own"),
+    ("data:load", r"takes \(model, batch, cfg\), this one \(cfg, n_users\)"),
+    ("no_such_module:f", "no function is called so"), ("train:no_such", "no function is called so")])
+def test_a_name_that_the_record_could_not_go_on_with_is_refused_at_the_start(name, words):
+    """Once a run with `wrapped` was recorded as train:losses, and went on with these."""
+    with refused(words):
+        function_named(name)
+
+
+@pytest.mark.parametrize("content", ["1 / 0", "import sys; sys.exit(3)", "def f(:"])
+def test_a_module_that_fails_when_it_is_imported_is_one_line(tmp_path, monkeypatch, content):
+    (tmp_path / "failing_losses.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with refused("--losses failing_losses:f: no function is called so"):
+        function_named("failing_losses:f")
