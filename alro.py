@@ -200,15 +200,13 @@ def backbone(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def logits_before(model, hidden: Tensor, places: Tensor) -> Tensor:
-    """Next-token logits (B, n, V) float32 for what stands at places (B, n).
+def hidden_before(hidden: Tensor, places: Tensor) -> Tensor:
+    """Of the last hidden states (B, T, d), those (B, n, d) that predict what stands at places (B, n).
 
-    Args: hidden (B, T, d), the model's last hidden states. A token is predicted one place before it
-        stands, whatever does stand there.
+    A token is predicted one place before it stands, whatever does stand there.
     """
     index = (places - 1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, n, d)
-    output_layer = model.get_output_embeddings()
-    return output_layer(hidden.gather(1, index)).float()
+    return hidden.gather(1, index)
 
 
 def target_logits(model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,7 +227,8 @@ def target_logits(model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     k = torch.arange(m, device=hidden.device)  # (m,)
     answer_at = batch.prompt_tokens.unsqueeze(-1) + k  # (B, m)
     places = torch.cat([answer_at, batch.history_at, batch.candidate_at], dim=-1)  # (B, m + H + m)
-    logits = logits_before(model, hidden, places)  # (B, m + H + m, V)
+    output_layer = model.get_output_embeddings()
+    logits = output_layer(hidden_before(hidden, places)).float()  # (B, m + H + m, V)
     return logits[:, :m], logits[:, m:-m], logits[:, -m:]
 
 
@@ -534,8 +533,8 @@ def expected_ratings(model, batch: Batch) -> Tensor:
     model = backbone(model)
     # Padded on the right, which no token that counts sees: as in `target_logits`, no mask.
     hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-    index = (batch.candidate_at - 1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, m, d)
-    logits = token_logits(model, hidden.gather(1, index), batch.level_tokens)  # (B, m, L)
+    at_line_ends = hidden_before(hidden, batch.candidate_at)  # (B, m, d)
+    logits = token_logits(model, at_line_ends, batch.level_tokens)  # (B, m, L)
     check_finite(logits.flatten(1))
     return logits.double().softmax(-1) @ batch.levels.double()
 
