@@ -201,7 +201,7 @@ def backbone(model):
 
 
 def hidden_before(hidden: Tensor, places: Tensor) -> Tensor:
-    """Of the last hidden states (B, T, d), those (B, n, d) that predict what stands at places (B, n).
+    """Of hidden states (B, T, d), those (B, n, d) that predict what stands at places (B, n).
 
     A token is predicted one place before it stands, whatever does stand there.
     """

@@ -31,7 +31,8 @@ import torch
 from torch import nn
 
 from alro import AlroError, backbone, clean_text, rank_of, token_logits
-from data import DataConfig, Splits, informative, list_prompt, load, random_slots, split
+from data import (
+    DataConfig, Splits, informative, list_prompt, load, make_encoder, random_slots, split)
 from evaluate import (
     EvaluationData, ModelRanker, chance_method, check_split, choose_lists, fit_to_model,
     ndcg, rankers_of_run, ratings_of, reference_rankers, score_ranker, summary)
@@ -42,7 +43,7 @@ from plumbing.files import Columns
 from plumbing.flags import (
     check_input, check_minimum, config_from_dict, option, parse_flags, progress, run_script)
 from plumbing.folder import about_runs, check_writable, read_run_config, write_results
-from plumbing.machine import autocast, pick_device
+from plumbing.machine import autocast, choose_bf16, pick_device, use_one_thread
 from plumbing.model import build_model, rating_tokens, tokenise
 from plumbing.tables import text_table
 from train import TrainConfig
@@ -501,9 +502,12 @@ def untrained_ranker(folder: str, data: EvaluationData) -> ModelRanker:
     """The model that a run began with: a pretrained one then ranks zero-shot."""
     config = read_run_config(folder)["train"]
     cfg = config_from_dict(TrainConfig, config, f"{folder}/config.json")
-    model, _tokenizer = build_model(cfg, data.ratings.words)
-    trained = rankers_of_run(folder, data.ratings.words, data.list_size)["trained"]
-    return ModelRanker(model.to(pick_device()), trained.encoder, bf16=trained.bf16)
+    device = pick_device()
+    use_one_thread(device, cfg.model)
+    bf16, _why = choose_bf16(cfg.bf16, device, cfg.model)
+    model, tokenizer = build_model(cfg, data.ratings.words)
+    encoder = make_encoder(model, tokenizer, data.ratings.words, data.list_size)
+    return ModelRanker(model.to(device), encoder, bf16=bf16)
 
 
 # ---- python -m experiments.rivals ----------------------------------------------------------------
