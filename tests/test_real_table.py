@@ -11,6 +11,7 @@ import torch
 
 import data
 import evaluate
+import train
 from experiments import rivals
 
 sys.path.append(str(Path(__file__).parents[1] / "results" / "make"))
@@ -23,23 +24,21 @@ import real_table  # noqa: E402
 def config(straight, world, tmp_path, monkeypatch, few_draws):
     """Two steps an arm, from the model of a small run."""
     small = {"steps": 2, "batch_size": 4, "grad_accum": 1, "valid_lists": 3, "valid_every": 2}
+    rows = (*real_table.ARMS, "ALRO, title alone")
     monkeypatch.setitem(real_table.SIZES, "cpu", real_table.Size(
-        start={**small, "steps": 3, "valid_every": 3, "beta": 0.0}, train=small, without_psl={"grad_accum": 2},
-        later={"steps": 1}, data={"list_size": 3, "history_size": 4, "stride": 5}, seeds=2, file="small"))
-    monkeypatch.setattr(real_table, "FIELDS", {"fields": "title,average"})  # the small world has no categories
+        "small-gpu", small, {"grad_accum": 2}, {"list_size": 3, "history_size": 4, "stride": 5}, 2, rows, "small"))
+    # The small world has no categories.
+    for name in ARMS_WITH_FIELDS:
+        weights, _fields, losses = real_table.ROWS[name]
+        monkeypatch.setitem(real_table.ROWS, name, (weights, {"fields": "title,average"}, losses))
     monkeypatch.setattr(rivals, "embedding_rankers", lambda *_: ({}, {}))
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
-    return ["--out", "results", "--limit", "4", "--dataset", "csv", "--data_path", str(world), "--model",
+    return ["--out", "results", "--commit", "c0ffee", "--limit", "4", "--dataset", "csv", "--data_path", str(world), "--model",
             str(straight / "model")]
 
 
-@pytest.fixture
-def from_nothing(config, monkeypatch):
-    """As --size gpu has it: no start, every arm begins with the pretrained model."""
-    monkeypatch.setitem(real_table.SIZES, "cpu", real_table.SIZES["cpu"]._replace(start=None))
-    monkeypatch.delitem(real_table.SWEEP, "ALRO, title and category")  # as above
-    return config
+ARMS_WITH_FIELDS = [name for name in real_table.ROWS if name != "ALRO, title alone"]
 
 
 def test_the_real_table_is_trained_and_scored_by_two_commands_and_goes_on(config, tmp_path, monkeypatch, capsys):
@@ -47,10 +46,9 @@ def test_the_real_table_is_trained_and_scored_by_two_commands_and_goes_on(config
     assert "done" not in capsys.readouterr().out
     real_table.main(["train", *config])
     real_table.main(["list", *config])
-    assert capsys.readouterr().out.count("done ") == 9
-    # An arm's model began as the start, not as the pretrained one: it is none to rank zero-shot with.
-    # Nor is it asked with the prompts that say less. (Once that wrote over what was kept.)
-    real_table.main(["rank", *config, "--rows", "ALRO;start, title alone"])
+    assert capsys.readouterr().out.count("done ") == 10
+    # Zero-shot is not asked with the prompts that say less. (Once that wrote over what was kept.)
+    real_table.main(["rank", *config, "--rows", "ALRO;ALRO, title alone"])
     assert not (tmp_path / "runs/real-cpu/zero-shot-4.json").exists()
     once = real_table.asked_once
     wrapped = []
@@ -59,19 +57,19 @@ def test_the_real_table_is_trained_and_scored_by_two_commands_and_goes_on(config
     assert len(wrapped) == 1 and "point_wise" in wrapped[0].__qualname__
     assert (tmp_path / "runs/real-cpu/zero-shot-4.json").exists()
     result = json.loads((tmp_path / "results" / "small.json").read_text())
-    rows = {"chance", "zero-shot", "start", "start, title alone",
-            "SFT", "SFT, 3 orders", "SFT+SLL", "SFT+PSL", "ALRO", "ALRO, first step",
-            "ALRO, point-wise", "ALRO, title alone", "item mean"}
+    trained = ["SFT", "SFT+PSL", "ALRO", "ALRO, title alone"]
+    rows = {"chance", "zero-shot", *trained, *(f"{row}, knows" for row in trained), "ratings only, knows",
+            "SFT, 3 orders", "ALRO, first step", "ALRO, point-wise", "item mean", "printed average"}
     assert result["methods"].keys() == rows and result["ranked_lists"] == 4 and result["orders"] == 2
     assert result["methods"]["ALRO"]["seeds"] == 2 and result["methods"]["ALRO, point-wise"]["llm_calls_per_list"] == 3
-    assert "all lists" in result["groups"]
+    assert "all lists" in result["groups"] and result["commit"] == "c0ffee"
     for row in ("ALRO", "SFT", "zero-shot"):
         assert not any(metric.endswith("_shown") for metric in result["methods"][row])
     # Arms are paired seed by seed, as many as both have; a row without seeds of its own stands beside each.
     paired = {pair: len(gap["agreement"]["by_seed"]) for pair, gap in result["differences"].items()}
-    expected = {"ALRO - SFT": 2, "ALRO - item mean": 2, "ALRO - start": 2, "ALRO - SFT+PSL": 1,
-                "ALRO - ALRO, point-wise": 1,
-                "SFT, 3 orders - SFT": 1, "ALRO, title alone - start, title alone": 1}
+    expected = {"ALRO - SFT": 2, "ALRO - item mean": 2, "ALRO - SFT+PSL": 2, "ALRO - ALRO, point-wise": 1,
+                "SFT, 3 orders - SFT": 1, "ALRO, knows - ALRO": 2, "ALRO, knows - printed average": 2,
+                "ALRO, knows - ratings only, knows": 2}
     assert expected.items() <= paired.items()
     # What is ranked is kept: a second call asks no model, and writes the same.
     monkeypatch.setattr(evaluate.ModelRanker, "__call__", None)
@@ -81,15 +79,29 @@ def test_the_real_table_is_trained_and_scored_by_two_commands_and_goes_on(config
     assert again["methods"] == result["methods"]
 
 
-def test_the_sweep_is_ranked_on_validation_lists_and_paired_with_alro(from_nothing, tmp_path):
-    with pytest.raises(Exception, match="ALRO's seed 1 is not trained"):
-        real_table.main(["sweep", *from_nothing])
-    real_table.main(["train", *from_nothing, "--rows", "ALRO;SFT+SLL;ALRO, beta .3", "--seed", "1"])
-    real_table.main(["sweep", *from_nothing])
-    found = json.loads((tmp_path / "results" / "small-sweep.json").read_text())
-    assert [*found["rows"]] == ["ALRO", "SFT+SLL", "ALRO, beta .3"] and found["rows"]["ALRO"]["minus ALRO"] == [0, 0, 0]
-    gap = found["rows"]["SFT+SLL"]
-    assert gap["minus ALRO"][0] == pytest.approx(gap["mean"] - found["rows"]["ALRO"]["mean"])
+def test_ratings_alone_are_read_off_with_the_weights_of_the_last_step(config, tmp_path):
+    real_table.main(["train", *config, "--rows", "ratings only", "--seed", "0"])
+    folder = tmp_path / "runs/real-cpu/ratings-only/0"
+    lists = evaluate.data_of_run(str(folder), "test", 4)
+    ranker, _calls = real_table.rankers_of(folder, "ratings only", lists)[", knows"]
+    last = torch.load(folder / "checkpoint" / "state.pt", weights_only=True)["weights"]
+    there = dict(ranker.model.named_parameters())
+    assert ranker.decode == "ratings" and all(torch.equal(there[name], last[name]) for name in there)
+    cfg = real_table.RealConfig()
+    asked = {seed: real_table.ways_of(cfg, "ratings only", seed, train.TrainConfig()) for seed in (0, 1)}
+    assert asked == {0: [", knows"], 1: [", knows"]}
+    assert real_table.ways_of(cfg, "SFT, history alone", 0, train.TrainConfig(candidate_weight=0.0)) == [""]
+
+
+def test_the_printed_average_is_what_the_prompt_says_rounded_as_there(world):
+    cfg = data.DataConfig(dataset="csv", data_path=str(world), fields="title,average", list_size=3, history_size=4)
+    lists = evaluate.load_evaluation(cfg, "test", 6)
+    predicted = real_table.printed_average(lists)(lists.lists, None)
+    for ranking_list, order in zip(lists.lists, predicted.tolist()):
+        prompt = data.list_prompt(lists.ratings.words, ranking_list, [0, 1, 2])
+        lines = prompt.splitlines()[-4:-1]
+        printed = [float(line.split(" ->")[0].rsplit(", ", 1)[1]) for line in lines]
+        assert [printed[i] for i in order] == sorted(printed, reverse=True)
 
 
 class Process:
@@ -140,27 +152,25 @@ def test_the_table_is_of_all_lists_unless_told_otherwise():
 
 
 def test_each_row_and_seed_is_trained_and_ranked_and_scored_without_the_weights(
-        from_nothing, tmp_path, processes, capsys):
-    there = from_nothing.index("--model") + 1
-    shutil.copytree(from_nothing[there], tmp_path / "hub" / "model")
-    given = [*from_nothing[:there], str(tmp_path / "hub" / "model"), *from_nothing[there + 1:]]
+        config, tmp_path, processes, capsys):
+    there = config.index("--model") + 1
+    shutil.copytree(config[there], tmp_path / "hub" / "model")
+    given = [*config[:there], str(tmp_path / "hub" / "model"), *config[there + 1:]]
     real_table.main(["each", *given, "--jobs", "3"])
-    assert capsys.readouterr().out.count(": done") == 7
-    real_table.main(["each", *given, "--rows", ";".join(real_table.SWEEP)])
-    assert capsys.readouterr().out.count(": done") == len(real_table.SWEEP)
+    assert capsys.readouterr().out.count(": done") == 10
     assert processes.most == 3 and processes.alive == 0
     real_table.main(["score", *given])
     out = capsys.readouterr().out
     assert "not in the table: nothing" in out and "ndcg@3   agreement" in out
     scored = (tmp_path / "results" / "small.json").read_text()
-    sweep = json.loads(scored)["validation"]
-    assert set(real_table.SWEEP) <= sweep.keys() and [*sweep["SFT"]["1"]] == ["2"]
+    validations = json.loads(scored)["validation"]["SFT"]["0"]
+    says, knows = validations["2"]
+    assert [*validations] == ["2"] and 0 < says <= 1 and 0 < knows <= 1
     methods = json.loads(scored)["methods"]
-    assert "ALRO, beta .3" not in methods and methods["SFT, 3 orders"]["llm_calls_per_list"] == 3
+    assert methods["SFT, 3 orders"]["llm_calls_per_list"] == 3
     kept_runs = json.loads((tmp_path / "results" / "small-runs.json").read_text())["runs"]
-    assert kept_runs["ALRO"]["2"]["config"]["train"]["seed"] == 2 and str(tmp_path) not in str(kept_runs)
-    assert kept_runs["ALRO, beta .3"]["1"]["config"]["train"]["beta"] == 0.3
-    assert kept_runs["SFT"]["1"]["config"]["train"]["grad_accum"] == 2 and "sft" in kept_runs["ALRO"]["2"]["log"][0]
+    assert kept_runs["ALRO"]["1"]["config"]["train"]["seed"] == 1 and str(tmp_path) not in str(kept_runs)
+    assert kept_runs["SFT"]["0"]["config"]["train"]["grad_accum"] == 2 and "sft" in kept_runs["ALRO"]["1"]["log"][0]
     # Elsewhere: without the weights, and with the pretrained model in another folder of that name.
     for model in [*(tmp_path / "runs").rglob("model"), tmp_path / "hub"]:
         shutil.rmtree(model)
@@ -168,15 +178,16 @@ def test_each_row_and_seed_is_trained_and_ranked_and_scored_without_the_weights(
     real_table.main(["score", *given])
     assert (tmp_path / "results" / "small.json").read_text() == scored
     # What is not kept is named, and what the pairs need is refused.
-    (tmp_path / "runs/real-cpu/ALRO/1/ALRO-point-wise-4.json").unlink()
+    (tmp_path / "runs/real-cpu/ALRO/0/ALRO-point-wise-4.json").unlink()
     real_table.main(["score", *given])
     assert "not in the table: ALRO, point-wise\n" in capsys.readouterr().out
     assert json.loads((tmp_path / "results" / "small.json").read_text())["missing"] == ["ALRO, point-wise"]
-    (tmp_path / "runs/real-cpu/ALRO/1/ALRO-4.json").unlink()
+    for kept in (tmp_path / "runs/real-cpu/ALRO/0").glob("ALRO*-4.json"):
+        kept.unlink()
     with pytest.raises(Exception, match="neither its weights are here nor a ranking"):
         real_table.main(["score", *given])
-    shutil.rmtree(tmp_path / "runs/real-cpu/ALRO/1")
-    with pytest.raises(Exception, match="ALRO: seeds 2 are trained, of 1, 2"):
+    shutil.rmtree(tmp_path / "runs/real-cpu/ALRO/0")
+    with pytest.raises(Exception, match="ALRO: seeds 1 are trained, of 0, 1"):
         real_table.main(["score", *given])
 
 
@@ -186,54 +197,41 @@ def test_the_gpus_runs_are_not_trained_on_a_cpu(monkeypatch):
         real_table.main(["train", "--size", "gpu", "--data_path", "there"])
 
 
-def test_starts_come_first_and_a_failed_one_ends_it(config, tmp_path, processes, monkeypatch):
-    real_table.main(["each", *config, "--jobs", "2", "--rows", "SFT;start", "--seed", "0"])
-    assert processes.started == ["start"]
-    real_table.main(["each", *config, "--jobs", "2", "--rows", "SFT;start"])
-    assert processes.started == ["start", "start", "SFT", "SFT"]
-    shutil.rmtree(tmp_path / "runs/real-cpu/start/0/model")
-    processes.started.clear()
-    monkeypatch.setattr(real_table, "train_all", lambda cfg: real_table.check_input(False, "broken"))
-    with pytest.raises(Exception, match=r"failed, see runs/real-cpu/ROW/SEED.txt: \[\('start', 0\)\]"):
-        real_table.main(["each", *config, "--rows", "SFT;start"])
-    assert processes.started == ["start"]
-
-
-def test_a_row_that_fails_is_named_and_the_others_go_on(from_nothing, processes, monkeypatch, capsys):
+def test_a_row_that_fails_is_named_and_the_others_go_on(config, processes, monkeypatch, capsys):
     monkeypatch.setattr(real_table, "one", lambda cfg: real_table.check_input(cfg.rows != "SFT", "broken"))
     monkeypatch.setitem(real_table.VERBS, "one", real_table.one)
-    with pytest.raises(Exception, match=r"failed, see runs/real-cpu/ROW/SEED.txt: \[\('SFT', 1\), \('SFT', 2\)\]"):
-        real_table.main(["each", *from_nothing, "--jobs", "2"])
-    assert capsys.readouterr().out.count(": done") == 5
+    with pytest.raises(Exception, match=r"failed, see runs/real-cpu/ROW/SEED.txt: \[\('SFT', 0\), \('SFT', 1\)\]"):
+        real_table.main(["each", *config, "--jobs", "2"])
+    assert capsys.readouterr().out.count(": done") == 8
 
 
-def test_a_signal_ends_every_process_and_starts_no_other(from_nothing, processes):
+def test_a_signal_ends_every_process_and_starts_no_other(config, processes):
     processes.endless = True
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Exception, match="stopped; go on with the same command"):
-        real_table.main(["each", *from_nothing, "--jobs", "2"])
+        real_table.main(["each", *config, "--jobs", "2"])
     assert len(processes.started) == 2 and processes.alive == 0
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("change, complaint", [
     (["--model", "{other}"], "started with --model"), (["--dataset", "ml-100k"], "started with --dataset")])
-def test_a_run_of_another_configuration_is_not_taken_for_the_rows(from_nothing, tmp_path, change, complaint):
-    real_table.main(["train", *from_nothing, "--rows", "SFT", "--seed", "1"])
-    there = from_nothing.index(change[0]) + 1
+def test_a_run_of_another_configuration_is_not_taken_for_the_rows(config, tmp_path, change, complaint):
+    real_table.main(["train", *config, "--rows", "SFT", "--seed", "0"])
+    there = config.index(change[0]) + 1
     other = tmp_path / "other" / "model"
-    shutil.copytree(from_nothing[from_nothing.index("--model") + 1], other)
-    given = [*from_nothing[:there], change[1].format(other=other), *from_nothing[there + 1:]]
+    shutil.copytree(config[config.index("--model") + 1], other)
+    given = [*config[:there], change[1].format(other=other), *config[there + 1:]]
     for verb in ("train", "rank", "list", "score"):
         with pytest.raises(Exception, match=complaint):
             real_table.main([verb, *given])
 
 
-def test_a_run_on_other_titles_is_not_ranked(from_nothing, tmp_path, world):
+def test_a_run_on_other_titles_is_not_ranked(config, tmp_path, world):
     mine = tmp_path / "world"
     shutil.copytree(world, mine)
-    there = from_nothing.index("--data_path") + 1
-    given = [*from_nothing[:there], str(mine), *from_nothing[there + 1:], "--rows", "SFT", "--seed", "1"]
+    there = config.index("--data_path") + 1
+    given = [*config[:there], str(mine), *config[there + 1:], "--rows", "SFT", "--seed", "0"]
     real_table.main(["train", *given])
     items = (mine / "items.csv").read_text()
     (mine / "items.csv").write_text(items.replace("Film 1", "Movie 1"))
@@ -264,22 +262,6 @@ def test_what_is_kept_is_of_the_same_weights_lists_and_orders(tmp_path):
     assert len(asked) == 6
 
 
-def test_arms_go_on_from_the_start_and_draw_other_batches(config, tmp_path):
-    real_table.main(["train", *config, "--rows", "start;SFT"])
-    start, arm = (json.loads((tmp_path / "runs/real-cpu" / folder / "config.json").read_text())["train"]
-                  for folder in ("start/0", "SFT/1"))
-    assert arm["model"] == "runs/real-cpu/start/0/model" and start["model"] == config[config.index("--model") + 1]
-    assert start["beta"] == 0 and start["steps"] == 3 and arm["alpha"] == 0 and arm["seed"] != start["seed"]
-    assert not (tmp_path / "runs/real-cpu/ALRO").exists()
-
-
-def test_what_is_trained_later_has_the_steps_up_to_the_one_that_was_best():
-    assert real_table.CPU_LATER.keys() == {"steps"} and real_table.CPU["valid_every"] == 40
-    jobs = real_table.jobs(real_table.RealConfig(data_path="there"))
-    assert {(name, seed, cfg.steps) for name, seed, _, _, cfg in jobs if name in ("ALRO", "ALRO, title alone")} == {
-        ("ALRO", 1, 80), ("ALRO", 2, 40), ("ALRO, title alone", 1, 40)}
-
-
 def test_point_wise_is_asked_in_one_displayed_order_and_no_other_is():
     asked = []
 
@@ -290,20 +272,23 @@ def test_point_wise_is_asked_in_one_displayed_order_and_no_other_is():
     assert [once([], n) for n in range(3)] == [1, 1, 1] and asked == [0]
 
 
-def test_without_a_start_an_arm_begins_with_the_pretrained_model(from_nothing, capsys):
-    real_table.main(["list", *from_nothing])
-    assert "start" not in capsys.readouterr().out
-    cfg = real_table.RealConfig(model="pretrained")
-    assert {row.train["model"] for row in real_table.plan(cfg).values()} == {"pretrained"}
+def test_every_arm_begins_with_the_same_weights_and_differs_in_its_losses_alone():
+    for size in real_table.SIZES:
+        cfg = real_table.RealConfig(model="pretrained", size=size, data_path="there")
+        rows = real_table.plan(cfg)
+        assert {row.train["model"] for row in rows.values()} == {"tiny" if size == "tiny" else "pretrained"}
+        steps = {train_cfg.steps for *_, train_cfg in real_table.jobs(cfg)}
+        displays = {train_cfg.display_order for *_, train_cfg in real_table.jobs(cfg)}
+        assert len(steps) == 1 and displays == {"shuffled"} and set(real_table.ARMS) <= set(rows)
 
 
 def test_another_verb_or_row_is_one_line():
-    with pytest.raises(Exception, match="one of: each, train, rank, score, sweep, list"):
+    with pytest.raises(Exception, match="one of: each, train, rank, score, list"):
         real_table.main(["fit"])
     with pytest.raises(Exception, match="score takes no --rows"):
         real_table.main(["score", "--rows", "SFT"])
     for flag, value in (("--seed", "7"), ("--limit", "-1"), ("--jobs", "0"), ("--size", "tpu")):
         with pytest.raises(Exception, match=flag):
             real_table.main(["list", flag, value])
-    with pytest.raises(Exception, match="--rows: no row SLL; there are start; SFT"):
+    with pytest.raises(Exception, match="--rows: no row SLL; there are SFT; "):
         real_table.main(["list", "--rows", "SLL"])

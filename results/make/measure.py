@@ -191,9 +191,14 @@ def ranker_of(job: Job, data, decode: str):
     was at the last step."""
     ranker, *_ = evaluate.rankers_of_run(str(job.folder), data.ratings.words, data.list_size, decode).values()
     if job.losses is objectives.ratings_only_losses:
-        state = torch.load(job.folder / "checkpoint" / "state.pt", weights_only=True)
-        ranker.model.load_state_dict(state["weights"], strict=False)  # what is tied stands there once
+        load_last_step(job.folder, ranker.model)
     return ranker
+
+
+def load_last_step(folder: Path, model) -> None:
+    """The weights of the run's last step, in the place of those that were best on validation."""
+    state = torch.load(folder / "checkpoint" / "state.pt", weights_only=True)
+    model.load_state_dict(state["weights"], strict=False)  # what is tied stands there once
 
 
 def keep_scores(job: Job) -> None:

@@ -1,22 +1,22 @@
-"""The real table: a pretrained model on MovieLens-100K, every arm, beside every rival. By hand.
+"""The real table: MovieLens-100K, every arm from the same weights, beside every rival. By hand.
 
-    python results/make/real_table.py each --size gpu --jobs 4 --compile True --data_path DATA --model MODEL
-        train and rank with every row and seed, --jobs at a time; stopped, it goes on. Nine runs; four of them (--seed 1
-        --rows "SFT;ALRO;SFT+SLL;SFT+PSL") took seven minutes on an H100. About 9 GiB of tensors a job.
-    python results/make/real_table.py score --size gpu --data_path DATA --model MODEL
+    python results/make/real_table.py each --size tiny --data_path DATA
+        train and rank with every row and seed, --jobs at a time; stopped, it goes on
+    python results/make/real_table.py score --size tiny --data_path DATA
         fit the rivals (a minute of CPU), print the table, write it to --out
-    python results/make/real_table.py sweep ...
-        rank validation lists with the rows of SWEEP, which `each` trains if --rows names them; write what was found
-        to --out
     python results/make/real_table.py list ...
         what there is to train, and what is done
 
---size cpu: less of everything, many hours of two cores, half of them to rank (--limit 300: a third of these).
+--size tiny: the demo's tiny model from random weights, on two cores. --size cpu: a pretrained model (--model), many
+hours of two cores. --size gpu: the same for an epoch, on a GPU (--jobs 4 --compile True: 9 GiB of tensors a job).
+
 `train` and `rank` do one half of `each`, in one process; `one` is what each of its processes does. A run lies in
 runs/real-SIZE/<row>/<seed>, what it printed in <seed>.txt beside it; how well it ranks is kept in its folder, so that
 ranking goes on after an interruption, and `score` needs no weights. Two processes may train or rank side by side, each
 with --rows of its own. `each` gives every row a process of its own: one that has trained a row keeps memory that it no
 longer uses.
+
+results/real.json and results/real-gpu.json were made by earlier versions (results/LOG.md).
 """
 import dataclasses
 import signal
@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -49,15 +50,15 @@ class RealConfig:
     dataset: str = option("ml-100k", "as train.py's; tools that bring MovieLens as RecBole's files: recbole")
     data_path: str | None = option(None, "the folder with the ratings")
     model: str = option("HuggingFaceTB/SmolLM2-135M-Instruct", "Hugging Face id or folder")
-    size: str = option("cpu", "cpu or gpu: how much to train")
+    size: str = option("cpu", "tiny, cpu or gpu: which model, and how much of it to train")
     limit: int | None = option(None, "test lists to rank; None = all")
-    rows: str = option("", "train or rank these alone, separated by ;, as `list` names them (default: all but the "
-                           "sweep's)")
+    rows: str = option("", "train or rank these alone, separated by ;, as `list` names them (default: all)")
     seed: int | None = option(None, "train or rank this seed alone (default: all)")
     jobs: int = option(1, "each: processes side by side")
     compile: bool = option(False, "as train.py's")
-    out: str | None = option(None, "score, sweep: folder for the table (default: runs/real-SIZE; the pages are made "
-                                   "from results)")
+    commit: str | None = option(None, "score: of the code that trained the runs (default: what is checked out)")
+    out: str | None = option(None, "score: folder for the table (default: runs/real-SIZE; the pages are made from "
+                                   "results)")
 
     def __post_init__(self):
         check_minimum(self, jobs=1, limit=1)
@@ -66,72 +67,53 @@ class RealConfig:
 
 
 FIELDS = {"fields": "title,category,average"}
-# Until SmolLM2 ranks better than chance it has seen a thousand lists or more (results/README.md): half an hour of two
-# cores. That is paid once: every arm goes on from one model that does rank better, the *start*, trained with SFT+SLL.
-# An arm has other seeds than the start, so that it draws other batches.
-CPU_START = {"steps": 372, "batch_size": 8, "grad_accum": 1, "lr": 2e-4, "beta": 0.0,
-             "valid_lists": 60, "valid_every": 93}
-CPU = {"steps": 80, "batch_size": 8, "grad_accum": 2, "lr": 1e-4, "valid_lists": 60, "valid_every": 40}
-# Each arm's first seed was validated at steps 40 and 80 and was better at 40, in all four arms. What was trained later
-# (a second seed, title alone) has 40 steps alone. (The rate of those in real.json did not fall: they were step for step
-# the first 40 of 80. It falls now: when it does is no setting any more.)
-CPU_LATER = {"steps": 40}
-# The preset small-gpu, validated less often, for an epoch of 14,117 lists, 32 a step.
-GPU = {"steps": 442, "valid_every": 148}
 
 
 class Size(NamedTuple):
     """How much to train."""
-    start: dict | None  # training of the model that every arm goes on from; None: of the pretrained one
+    preset: str         # of train.py; what it says of model and data set gives way to the flags
     train: dict         # training of an arm
     without_psl: dict   # what is other for an arm without PSL, whose lists have one prompt, not two
-    later: dict         # what is other for what was trained later: seeds from 2 on, title alone, the sweep
     data: dict
-    seeds: int          # of SFT and ALRO; the other rows have one
+    seeds: int
+    rows: tuple         # names of ROWS
     file: str           # the table's name
 
 
-SIZES = {
-    "cpu": Size(CPU_START, CPU, {}, CPU_LATER, {"history_size": 10, "stride": 15}, 2, "real"),
-    # 16 prompts at a time either way.
-    "gpu": Size(None, GPU, {"grad_accum": 2}, {}, {}, 3, "real-gpu")}
-START_SEED = 0
 SFT = {"alpha": 0.0, "beta": 0.0}
-ARMS = {"SFT": SFT, "ALRO": {}, "SFT+SLL": {"beta": 0.0}, "SFT+PSL": {"alpha": 0.0}}
-# One setting changed, looked at on validation lists alone (the log has them): {row: (training, data, losses)}.
-SWEEP = {"ALRO, beta .3": ({"beta": 0.3}, {}, train.losses),
-         "ALRO, target detached": ({}, {}, objectives.detached_target_losses),
-         "ALRO, title and category": ({}, {"fields": "title,category"}, train.losses)}
+RATINGS_ONLY = "ratings only"  # never learns to say anything: it is read off, as it was at the last step
+# {row: (training, data, losses)}; every display is shuffled.
+ROWS = {"SFT": (SFT, FIELDS, train.losses),
+        "SFT+PSL": ({"alpha": 0.0}, FIELDS, train.losses),
+        "ALRO": ({}, FIELDS, train.losses),
+        RATINGS_ONLY: (SFT, FIELDS, objectives.ratings_only_losses),
+        "SFT+SLL": ({"beta": 0.0}, FIELDS, train.losses),
+        "ALRO, title alone": ({}, {"fields": "title"}, train.losses),
+        "SFT, history alone": ({**SFT, "candidate_weight": 0.0}, FIELDS, train.losses),
+        "ALRO, history alone": ({"candidate_weight": 0.0}, FIELDS, train.losses)}
+ARMS = ("SFT", "SFT+PSL", "ALRO", RATINGS_ONLY)
+
+SIZES = {
+    "tiny": Size("demo", {"model": "tiny", "steps": 1500, "batch_size": 16, "valid_lists": 300, "valid_every": 150},
+                 {}, {"history_size": 10, "stride": 5}, 3, (*ROWS,), "real-tiny"),
+    "cpu": Size("small-gpu", {"steps": 280, "batch_size": 8, "grad_accum": 2, "lr": 2e-4, "valid_lists": 60,
+                              "valid_every": 70},
+                {"grad_accum": 1}, {"history_size": 10, "stride": 15}, 2, (*ARMS, "ALRO, title alone"), "real"),
+    # An epoch of 14,117 lists, 32 a step; 16 prompts at a time either way.
+    "gpu": Size("small-gpu", {"steps": 442, "valid_every": 148}, {"grad_accum": 2}, {}, 3,
+                (*ARMS, "SFT+SLL", "ALRO, title alone"), "real-gpu")}
 
 
 def plan(cfg: RealConfig) -> dict[str, Row]:
-    """{row: what to train}, a start before what goes on from it. Beta is 1, and its gradient reaches PSL's target: a
-    guess, which SWEEP looks at."""
+    """{row: what to train}."""
     size = SIZES[cfg.size]
-    files = {"dataset": cfg.dataset, "data_path": cfg.data_path, **size.data}
-    title_alone = {**files, "fields": "title"}
-    given = {"model": cfg.model, "beta": 1.0, "compile": cfg.compile, "test_lists": 0, **size.train}
+    files = {"dataset": cfg.dataset, "data_path": cfg.data_path, "noun": "movie", **size.data}
+    given = {"model": cfg.model, "compile": cfg.compile, "test_lists": 0, "display_order": "shuffled", **size.train}
     rows = {}
-
-    def start(name: str, data: dict) -> dict:
-        """The row of a start, if there is to be one. Returns: what an arm that goes on from it is given."""
-        if not size.start:
-            return given
-        training = {"model": cfg.model, "compile": cfg.compile, "test_lists": 0, **size.start}
-        rows[name] = Row([START_SEED], training, data)
-        return {**given, "model": str(folder_of(cfg, name, START_SEED) / "model")}
-
-    with_fields = {**files, **FIELDS}
-    started = start("start", with_fields)
-    for arm, weights in ARMS.items():
-        seeds = range(1, 1 + size.seeds) if arm in ("SFT", "ALRO") else [1]
+    for name in size.rows:
+        weights, data, losses = ROWS[name]
         parts = size.without_psl if weights.get("beta") == 0 else {}
-        rows[arm] = Row(seeds, {**started, **weights, **parts}, with_fields)
-    for name, (weights, data, losses) in SWEEP.items():
-        if not (data and size.start):  # other prompts would need a start of their own
-            rows[name] = Row([1], {**started, **weights, **size.later}, {**with_fields, **data}, losses)
-    started = start("start, title alone", title_alone)
-    rows["ALRO, title alone"] = Row([1], {**started, **size.later}, title_alone)
+        rows[name] = Row(range(size.seeds), {**given, **weights, **parts}, {**files, **data}, losses)
     return rows
 
 
@@ -143,25 +125,24 @@ def folder_of(cfg: RealConfig, row: str, seed: int) -> Path:
     return runs_of(cfg) / file_name(row) / str(seed)
 
 
-def configurations(row: Row, seed: int, later: dict) -> tuple[DataConfig, train.TrainConfig]:
-    preset = {**train.PRESETS["small-gpu"], "seed": seed, **row.data, **row.train, **(later if seed > 1 else {})}
+def configurations(preset: str, row: Row, seed: int) -> tuple[DataConfig, train.TrainConfig]:
+    preset = {**train.PRESETS[preset], "seed": seed, **row.data, **row.train}
     names = [{field.name for field in dataclasses.fields(config)} for config in (DataConfig, train.TrainConfig)]
     data, training = ({name: value for name, value in preset.items() if name in known} for known in names)
     return DataConfig(**data), train.TrainConfig(**training)
 
 
-def jobs(cfg: RealConfig, with_sweep: bool = False) -> list[tuple]:
-    """(row, seed, folder, configurations) of --rows: the starts, then the first seed of every row; the sweep last, and
-    only if it is named or asked for."""
+def jobs(cfg: RealConfig) -> list[tuple]:
+    """(row, seed, folder, configurations) of --rows; the first seed of every row comes first."""
     rows = plan(cfg)
-    chosen = cfg.rows.split(";") if cfg.rows else [row for row in rows if with_sweep or row not in SWEEP]
+    chosen = cfg.rows.split(";") if cfg.rows else [*rows]
     unknown = set(chosen) - set(rows)
     check_input(not unknown, f"--rows: no row {', '.join(sorted(unknown))}; there are {'; '.join(rows)}")
-    later = SIZES[cfg.size].later
-    found = [(name, seed, folder_of(cfg, name, seed), *configurations(row, seed, later))
+    preset = SIZES[cfg.size].preset
+    found = [(name, seed, folder_of(cfg, name, seed), *configurations(preset, row, seed))
              for name, row in rows.items() if name in chosen for seed in row.seeds if cfg.seed in (None, seed)]
     check_input(len(found) > 0, f"no such row has --seed {cfg.seed}")
-    return sorted(found, key=lambda job: (job[0] in SWEEP, job[1]))
+    return sorted(found, key=lambda job: job[1])
 
 
 def is_done(folder: Path, data_cfg: DataConfig, train_cfg: train.TrainConfig) -> bool:
@@ -177,7 +158,7 @@ def is_done(folder: Path, data_cfg: DataConfig, train_cfg: train.TrainConfig) ->
 
 
 def train_all(cfg: RealConfig) -> None:
-    check_input(cfg.size == "cpu" or torch.cuda.is_available(), f"--size {cfg.size}: no CUDA GPU found")
+    check_input(cfg.size != "gpu" or torch.cuda.is_available(), f"--size {cfg.size}: no CUDA GPU found")
     for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
         if is_done(folder, data_cfg, train_cfg):
             continue
@@ -232,15 +213,31 @@ def rank_zero_shot(cfg: RealConfig, folder: Path, data) -> dict:
     return scored(untrained, data, ORDERS, kept, stamp, shown=False)
 
 
+def ways_of(cfg: RealConfig, name: str, seed: int, train_cfg: train.TrainConfig) -> list[str]:
+    """How a run's model is asked, as endings of its row's name."""
+    if name == RATINGS_ONLY:
+        return [", knows"]
+    knows = [", knows"] if train_cfg.candidate_weight > 0 else []
+    return ["", *knows, *(WAYS.get(name, []) if seed == 0 else [])]
+
+
+def rankers_of(folder: Path, row: str, data) -> dict:
+    """rivals.ways_to_rank, {ending: (ranker, prompts)}; of ratings alone with the weights of the last step."""
+    rankers = rivals.ways_to_rank(str(folder), data)
+    if row == RATINGS_ONLY:
+        measure.load_last_step(folder, rankers[", knows"][0].model)
+    return rankers
+
+
 def rank_ways(cfg: RealConfig, folder: Path, row: str, ways: list[str], data) -> dict:
     """{way: evaluate.score_method}, of this run; from what is kept where its weights are not here."""
     if not (folder / "model").exists():
         kept = {way: scored(None, data, ORDERS, kept_at(cfg, folder, row + way), None, shown=False) for way in ways}
-        check_input(kept[""] is not None, f"{folder}: trained, but neither its weights are here nor a ranking of these "
-                                          f"lists in {kept_at(cfg, folder, row)}")
+        check_input(any(kept.values()), f"{folder}: trained, but neither its weights are here nor a ranking of these "
+                                        f"lists in {kept_at(cfg, folder, row + ways[0])}")
         return {way: method for way, method in kept.items() if method}
     weights = sha256_of_weights(folder / "model")
-    rankers = rivals.ways_to_rank(str(folder), data)
+    rankers = rankers_of(folder, row, data)
     data = evaluate.fit_to_model(data, rankers[""][0].encoder)
     found = {}
     for way in ways:
@@ -260,20 +257,20 @@ def rank_all(cfg: RealConfig) -> tuple:
     by_row, calls, steps, hardware, missing = {}, {}, {}, set(), []
     worlds = {}  # the prompts of `ALRO, title alone` say less; the lists are the same
     for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
-        if name in SWEEP or not is_done(folder, data_cfg, train_cfg):
+        if not is_done(folder, data_cfg, train_cfg):
             continue
         if data_cfg not in worlds:
             worlds[data_cfg] = evaluate.load_evaluation(data_cfg, "test", cfg.limit)
         data = worlds[data_cfg]
         check_data_of_run(str(folder), read_run_config(str(folder)), data_hashes(data.ratings.words, data.splits))
-        # Once, with a row that began with the pretrained model, on the prompts that say all.
-        if name == ("start" if SIZES[cfg.size].start else "SFT") and seed <= 1:
+        # Once, on the prompts that say all.
+        if name == "SFT" and seed == 0:
             by_row["zero-shot"], calls["zero-shot"] = [rank_zero_shot(cfg, folder, data)], 1
-        more = WAYS.get(name, []) if seed == 1 else []
-        for way, method in rank_ways(cfg, folder, name, ["", *more], data).items():
+        ways = ways_of(cfg, name, seed, train_cfg)
+        for way, method in rank_ways(cfg, folder, name, ways, data).items():
             by_row.setdefault(name + way, []).append(method)
             calls[name + way] = calls_of(way, data.list_size)
-        missing += [f"{name}{way}" for way in more if name + way not in by_row]
+        missing += [f"{name}{way}" for way in ways if name + way not in by_row]
         steps.setdefault(name, {})[str(seed)] = train_cfg.steps
         hardware.add(read_run_config(str(folder))["hardware"])
     check_input(len(by_row) > 0, f"nothing is trained in {runs_of(cfg)}: `train` first")
@@ -283,10 +280,10 @@ def rank_all(cfg: RealConfig) -> tuple:
 def runs_done(cfg: RealConfig) -> dict:
     """{row: {seed: its configuration and log}}, of what is trained; the log without what is the same in each line."""
     found = {}
-    for name, seed, folder, data_cfg, train_cfg in jobs(cfg, with_sweep=True):
+    for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
         if is_done(folder, data_cfg, train_cfg):
             config = read_run_config(str(folder))
-            model = Path(config["train"]["model"])  # of this machine, or the start of an arm
+            model = Path(config["train"]["model"])  # it may lie on this machine
             config["data"]["data_path"] = None
             config["train"]["model"] = model.name if model.is_absolute() else model.as_posix()
             log = [{field: float(f"{value:.6g}") if isinstance(value, float) else value
@@ -296,9 +293,22 @@ def runs_done(cfg: RealConfig) -> dict:
 
 
 def validations(runs: dict) -> dict:
-    """{row: {seed: {step: NDCG on --valid_lists validation lists}}} of `runs_done`."""
-    return {row: {seed: {str(line["step"]): line["valid_ndcg"] for line in run["log"] if "valid_ndcg" in line}
+    """{row: {seed: {step: [NDCG on --valid_lists validation lists, of what it says, and of what it knows]}}} of
+    `runs_done`."""
+    return {row: {seed: {str(line["step"]): [line["valid_ndcg"], line.get("valid_knows")]
+                         for line in run["log"] if "valid_ndcg" in line}
                   for seed, run in seeds.items()} for row, seeds in runs.items()}
+
+
+def printed_average(data):
+    """A ranker that sorts by the average that stands in each candidate's line; without one: in the middle."""
+    words = data.ratings.words
+    middle = np.nanmean(words.averages)
+
+    def score(ranking_list):
+        seen = words.averages[words.folds[ranking_list.user], ranking_list.items]  # (m,)
+        return np.where(np.isnan(seen), middle, seen.round(1))  # as it is printed
+    return evaluate.score_ranker(score)
 
 
 def score_all(cfg: RealConfig) -> None:
@@ -310,25 +320,30 @@ def score_all(cfg: RealConfig) -> None:
                     f"{row}: seeds {', '.join(seeds)} are trained, of {', '.join(wanted)}: rows are paired seed by "
                     "seed, from the first on")
         missing += [f"{row}, seed {seed}" for seed in wanted[len(seeds):]]
-    missing += [row for row in plan(cfg) if row not in steps and row not in SWEEP]
+    missing += [row for row in plan(cfg) if row not in steps]
     print(f"not in the table: {'; '.join(missing) or 'nothing'}")
     base = "ALRO" if "ALRO" in by_row else next(row for row in by_row if row != "zero-shot")
     embedding, chosen = rivals.embedding_rankers(data.ratings.columns, data.splits, "test")
-    for name, ranker in (embedding | rivals.told_the_category(data)).items():
+    without_model = embedding | rivals.told_the_category(data) | {"printed average": printed_average(data)}
+    for name, ranker in without_model.items():
         by_row[name] = [evaluate.score_method(ranker, data.lists, ORDERS, shown=False)]
-    # An arm's seeds 1, 2 .. are paired one by one with another arm's; any other row is the same beside each.
-    arms = [row for row in by_row if row.split(", ")[0] in ARMS]
+    # A row's seeds are paired one by one with another's; a row without seeds is the same beside each.
+    arms = [row + way for row in SIZES[cfg.size].rows for way in ("", ", knows", *WAYS.get(row, []))]
 
     def pair(one: str, other: str) -> tuple:
-        both = [len(by_row[row]) for row in (one, other) if row in arms]
+        both = [len(by_row[row]) for row in (one, other) if row in arms and row in by_row]
         return (one, other, min(both)) if len(both) == 2 else (one, other)
+    known = [row for row in by_row if row.endswith(", knows")]
     pairs = [pair(base, other) for other in [*by_row, "item mean"] if other != base]
     # Those that are not there are left out, by `table`.
-    pairs += [pair("SFT+SLL", "SFT"), pair("SFT+PSL", "SFT"), pair("SFT", "start"), pair("SFT", "item mean"),
-              pair("SFT, 3 orders", "SFT"), pair("ALRO, title alone", "start, title alone")]
+    pairs += [pair("SFT+SLL", "SFT"), pair("SFT+PSL", "SFT"), pair("SFT", "item mean"), pair("SFT, 3 orders", "SFT"),
+              pair("ALRO, history alone", "SFT, history alone"), pair("SFT", "SFT, history alone")]
+    pairs += [pair(row, other) for row in known for other in
+              (row.removesuffix(", knows"), f"{RATINGS_ONLY}, knows", "printed average", "item mean") if row != other]
     chosen = {name: str(choice) for name, choice in chosen.items()}
     about = {"dataset": cfg.dataset, "model": Path(cfg.model).name, "orders": ORDERS, "chosen": chosen, "steps": steps}
     result = table(data, by_row, calls, pairs, **about)
+    result["commit"] = cfg.commit or measure.commit_of(measure.ROOT)
     # Of the language model; the rivals are fitted where the table is written.
     result["hardware"], result["rivals_hardware"] = hardware, result["hardware"]
     pooled = {row: compare.over_seeds(seeds) for row, seeds in by_row.items()}
@@ -352,33 +367,8 @@ def write(cfg: RealConfig, ending: str, content: dict) -> None:
     print(file)
 
 
-SWEEP_LISTS, SWEEP_ORDERS = 300, 1
-
-
-def sweep(cfg: RealConfig) -> None:
-    """ALRO's first seed with one setting changed, on validation lists; beta 0 is SFT+SLL."""
-    rows = {}
-    about = {"dataset": cfg.dataset, "model": Path(cfg.model).name, "lists": f"validation, first {SWEEP_LISTS}"}
-    for name, seed, folder, data_cfg, train_cfg in jobs(cfg, with_sweep=True):
-        if seed == 1 and name in ("ALRO", "SFT+SLL", *SWEEP) and is_done(folder, data_cfg, train_cfg):
-            data = evaluate.load_evaluation(data_cfg, "valid", SWEEP_LISTS)
-            ranker = evaluate.rankers_of_run(str(folder), data.ratings.words, data.list_size)["trained"]
-            fitting = evaluate.fit_to_model(data, ranker.encoder)
-            rows[name] = scored(ranker, fitting, SWEEP_ORDERS, folder / f"valid-{SWEEP_LISTS}.json",
-                                sha256_of_weights(folder / "model"), shown=False)["values"]
-            about["hardware"] = read_run_config(str(folder))["hardware"]
-    check_input("ALRO" in rows, f"ALRO's seed 1 is not trained in {runs_of(cfg)}: `each --rows ALRO --seed 1` first")
-    metric = evaluate.main_metric(data.list_size)
-    result = {**about, "metric": metric, "data_sha256": data.sha256, "orders": SWEEP_ORDERS,
-              "chance": float(evaluate.chance_method(data.lists)["values"][metric].mean()), "rows": {}}
-    for name, values in rows.items():
-        mean, low, high = evaluate.paired_bootstrap(values[metric], rows["ALRO"][metric])
-        result["rows"][name] = {"mean": float(values[metric].mean()), "minus ALRO": [mean, low, high]}
-    write(cfg, "-sweep", result)
-
-
 def list_all(cfg: RealConfig) -> None:
-    for name, seed, folder, data_cfg, train_cfg in jobs(cfg, with_sweep=True):
+    for name, seed, folder, data_cfg, train_cfg in jobs(cfg):
         print("done" if is_done(folder, data_cfg, train_cfg) else "    ", name, seed)
 
 
@@ -396,16 +386,12 @@ def start_process(cfg: RealConfig, name: str, seed: int, folder: Path) -> subpro
 
 
 def each(cfg: RealConfig) -> None:
-    """The starts, then all else, --jobs at a time: on a GPU one process alone mostly waits for Python."""
-    stopped, failed = [], []
+    """--jobs at a time: on a GPU one process alone mostly waits for Python."""
+    stopped = []
     before = {number: signal.signal(number, lambda number, _: stopped.append(number))
               for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        for is_start in (True, False):
-            waiting = [job[:3] for job in jobs(cfg) if (job[1] == START_SEED) == is_start]
-            failed += side_by_side(cfg, waiting, stopped)
-            if stopped or failed:
-                break
+        failed = side_by_side(cfg, [job[:3] for job in jobs(cfg)], stopped)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -441,12 +427,10 @@ def side_by_side(cfg: RealConfig, waiting: list[tuple], stopped: list) -> list[t
 def one(cfg: RealConfig) -> None:
     """What a process of `each` does: one row, one seed."""
     train_all(cfg)
-    if cfg.rows not in SWEEP:  # which has its validations
-        rank_all(cfg)
+    rank_all(cfg)
 
 
-VERBS = {"each": each, "train": train_all, "rank": rank_all, "score": score_all, "sweep": sweep, "list": list_all,
-         "one": one}
+VERBS = {"each": each, "train": train_all, "rank": rank_all, "score": score_all, "list": list_all, "one": one}
 
 
 def main(arguments: list[str] | None = None) -> None:
