@@ -34,8 +34,8 @@ def config(straight, world, tmp_path, monkeypatch, few_draws):
     monkeypatch.setattr(rivals, "embedding_rankers", lambda *_: ({}, {}))
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
-    return ["--out", "results", "--commit", "c0ffee", "--limit", "4", "--dataset", "csv", "--data_path", str(world), "--model",
-            str(straight / "model")]
+    return ["--out", "results", "--commit", "c0ffee", "--limit", "4", "--dataset", "csv", "--data_path", str(world),
+            "--model", str(straight / "model")]
 
 
 ARMS_WITH_FIELDS = [name for name in real_table.ROWS if name != "ALRO, title alone"]
