@@ -296,10 +296,15 @@ def table(data, by_row: dict, calls: dict, differences=(), **about) -> dict:
     return result
 
 
+def config_of(job: Job) -> dict:
+    """A run's record, of whatever code."""
+    return read_json(job.folder / "config.json")
+
+
 def check_config(job: Job) -> None:
     """Raise AlroError if the run in the folder is not the plan's. It may be one of earlier code: then its record has
     fields that are gone, or 0 where None now says *off*."""
-    there = read_run_config(str(job.folder))
+    there = config_of(job)
     for part, given in (("data", job.data), ("train", job.train)):
         for name, value in dataclasses.asdict(given).items():
             was = there[part].get(name, value)
@@ -373,7 +378,7 @@ def table_of(runs: Path, ways: dict[str, list[str]], data_cfg: DataConfig, diffe
                 means = values_of(by_row[row + way], f"ndcg@{data.list_size}").mean(1)
                 result["methods"][row + way] |= {"lowest_seed": float(means.min()), "highest_seed": float(means.max())}
                 result["methods"][row + way] |= of_training(row_jobs, way)
-                hardware |= {read_run_config(str(job.folder))["hardware"] for job in row_jobs}
+                hardware |= {config_of(job)["hardware"] for job in row_jobs}
     result["hardware"] = ", ".join(sorted(hardware))
     return result
 
