@@ -6,7 +6,7 @@
     python results/make/choose.py confirm   the chosen setting's ALRO on shown displays, on test lists, also of
                                             three seeds that were kept back
 
-The plan and its rule were written down before the first run (results/choice.md, "Third choice"). SFT
+The plan and its rule were written down before the first run (results/LOG.md, "the third choice"). SFT
 and SFT+SLL on shown displays are outcomes of the demo, not looked at here.
 """
 import json

@@ -10,7 +10,7 @@
     --runs FOLDER      where the runs are (default: runs/measure); a run lies in FOLDER/<row>/<seed>
     --commit COMMIT    score: of the code that trained them (default: what is checked out where they lie)
 
-World, model and settings were chosen on seeds 100 to 104 and validation lists (results/choice.md);
+World, model and settings were chosen on seeds 100 to 104 and validation lists (results/LOG.md);
 the seeds here were run once, afterwards.
 """
 import argparse

@@ -1,6 +1,7 @@
-"""The tables of README.md and results/README.md, written from results/*.json.
+"""The tables of README.md, results/README.md and results/tables/, written from results/*.json.
 
-    python results/make/pages.py          write them anew, between the marks <!-- table NAME --> and <!-- end -->
+    python results/make/pages.py          write them anew: results/tables/*.md whole, in the two pages what stands
+                                          between the marks <!-- table NAME --> and <!-- end -->
     pytest tests/trust/test_readme.py     fails where a page says something else than the files do
 """
 import json
@@ -11,14 +12,28 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "results" / "README.md"]
+TABLES_FOLDER = ROOT / "results" / "tables"
 
+
+# ---- Cells -----------------------------------------------------------------------------------------------------------
 
 def read(name: str) -> dict:
     return json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def number(value: float, digits: int = 3) -> str:
-    return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
+    """As a page prints it, ".982": no zero before the point, a real minus."""
+    text = f"{abs(value):.{digits}f}"
+    text = text.removeprefix("0") if abs(value) < 1 else text
+    return f"−{text}" if value < 0 and float(text) != 0 else text
+
+
+def signed(value: float, digits: int = 3) -> str:
+    return number(value, digits) if value < 0 else f"+{number(value, digits)}"
+
+
+def interval(low: float, high: float, digits: int = 3) -> str:
+    return f"[{signed(low, digits)}, {signed(high, digits)}]"
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -27,259 +42,356 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 def metric_of(result: dict) -> str:
-    return f"ndcg@{min(10, result['list_size'])}"
+    return f"ndcg@{result['list_size']}"
 
 
-def share_of_gap(result: dict, value: float) -> str:
+def share(result: dict, value: float) -> float:
     """Of an NDCG: how much of the way from chance to the oracle."""
     chance, oracle = (result["methods"][row][metric_of(result)]["mean"] for row in ("chance", "oracle"))
-    return number((value - chance) / (oracle - chance), 2)
+    return (value - chance) / (oracle - chance)
 
 
-def gap_closed(result: dict, row: str) -> str:
-    if "oracle" not in result["methods"]:
+def gap(result: dict, row: str) -> str:
+    """The share of the gap that a row closes, as a page prints it."""
+    return number(share(result, result["methods"][row][metric_of(result)]["mean"]), 2)
+
+
+def seeds_range(result: dict, method: dict) -> str:
+    """Share of the gap, else NDCG, of the lowest and the highest seed."""
+    if method.get("seeds", 1) == 1 or "by_seed" not in method:
         return ""
-    return share_of_gap(result, result["methods"][row][metric_of(result)]["mean"])
+    ends = [function(method["by_seed"][metric_of(result)]) for function in (min, max)]
+    if "oracle" in result["methods"]:
+        return " to ".join(number(share(result, end), 2) for end in ends)
+    return " to ".join(number(end) for end in ends)
 
 
-def spread(method: dict, metric: str) -> str:
-    values = method.get("by_seed", {}).get(metric, [])
-    return number(float(np.std(values, ddof=1))) if len(values) > 1 else ""
+def steps_until(method: dict) -> str:
+    """The median step of the first validation at .85 of the gap, and how many seeds never got there."""
+    steps = method.get("steps_until_85")
+    if not steps:
+        return ""
+    there = [step for step in steps if step is not None]
+    late = len(steps) - len(there)
+    if late > len(there):
+        return f"{late} of {len(steps)} never"
+    return f"{np.median(there):.0f}" + (f"; {late} never" if late else "")
 
 
-def cells_of(result: dict, row: str, columns: list[str]) -> list[str]:
-    method, top = result["methods"][row], metric_of(result)
-    cells = []
-    for column in columns:
-        if column == "gap closed":
-            cells.append(gap_closed(result, row))
-        elif column == "sd":
-            cells.append(spread(method, top))
-        elif column == "lowest seed":
-            cells.append(number(min(method["by_seed"][top])) if "by_seed" in method else "")
-        elif column == "seeds":
-            cells.append(str(method.get("seeds", "")))
-        elif column == "calls":
-            cells.append(str(method["llm_calls_per_list"]))
-        elif column == "interval":
-            low, high = method[top].get("ci95_seeds_and_lists", method[top]["ci95"])
-            cells.append(f"{number(low)} to {number(high)}")
-        elif column in ("sll", "blind_sll", "perfect_sll"):
-            cells.append(number(method[column]) if column in method else "")
-        else:
-            cells.append(number(method[column]["mean"]) if column in method else "")
-    return cells
+def cell(result: dict, row: str, column: str) -> str:
+    method = result["methods"][row]
+    if column == "gap":
+        return gap(result, row) if "oracle" in result["methods"] else ""
+    if column == "range":
+        return seeds_range(result, method)
+    if column == "steps":
+        return steps_until(method)
+    if column == "seeds":
+        return str(method.get("seeds", ""))
+    if column == "calls":
+        return str(method["llm_calls_per_list"])
+    if column == "interval":
+        of_top = method[metric_of(result)]
+        return " to ".join(map(number, of_top.get("ci95_seeds_and_lists", of_top["ci95"])))
+    if column in ("sll", "blind_sll", "perfect_sll"):
+        return number(method[column]) if column in method else ""
+    if column == "slots":
+        return " ".join(f"{rank:.1f}" for rank in method["mean_rank_by_slot"])
+    return number(method[column]["mean"]) if column in method else ""
 
 
-NAMES = {"agreement": "agreement", "top1_flip_rate": "top-1 flips", "ndcg@6_shown": "@6 shown", "interval": "95 %",
-         "ndcg@10_shown": "@10 shown", "sll": "SLL", "blind_sll": "blind", "perfect_sll": "perfect"}
+TITLES = {"gap": "gap closed", "range": "lowest to highest seed", "steps": "steps until .85", "interval": "95 %",
+          "top1_flip_rate": "top-1 flips", "slots": "mean rank by slot",
+          "sll": "SLL", "blind_sll": "blind", "perfect_sll": "perfect"}
+
+
+def title_of(column: str) -> str:
+    return TITLES.get(column, column.replace("ndcg", "").replace("_shown", " shown"))
 
 
 def table(result: dict, columns: list[str], rows: list[str] | None = None) -> str:
+    """Some rows of a result; those that are not there are left out."""
     rows = [row for row in (rows or result["methods"]) if row in result["methods"]]
-    head = ["", *(NAMES.get(column, column.replace("ndcg", "")) for column in columns)]
-    return markdown(head, [[row, *cells_of(result, row, columns)] for row in rows])
+    cells = [[row, *(cell(result, row, column) for column in columns)] for row in rows]
+    return markdown(["", *map(title_of, columns)], cells)
 
 
-def signed(value: float) -> str:
-    return ("+" if value >= 0 else "−") + number(abs(value))
+def difference(result: dict, pair: str, metric: str | None = None) -> dict:
+    """{"mean", "ends": 95 % interval, "by_seed"} of "ONE - OTHER"."""
+    entry = result["differences"][pair][metric or metric_of(result)]
+    return {"mean": entry["mean"], "ends": entry["ci95_seeds_and_lists"], "by_seed": entry["by_seed"]}
 
 
-def interval(low: float, high: float) -> str:
-    return f"[{signed(low)}, {signed(high)}]"
+def in_short(found: dict) -> str:
+    return f"{signed(found['mean'])} {interval(*found['ends'])}"
 
 
-def differences(result: dict) -> str:
-    rows = []
-    for pair, by_metric in result["differences"].items():
-        row = [pair.replace(" - ", " − ")]
-        for metric in (metric_of(result), "agreement"):
-            ends = by_metric[metric]["ci95_seeds_and_lists"]
-            seeds = by_metric[metric]["by_seed"]
-            above = sum(gap > 0 for gap in seeds)
-            counted = f"; above in {above} of {len(seeds)}" if len(seeds) > 1 else "; one seed"
-            row.append(f"{signed(by_metric[metric]['mean'])} {interval(*ends)}{counted}")
-        rows.append(row)
-    return markdown(["", metric_of(result).replace("ndcg", ""), "agreement"], rows)
+def counted(found: dict) -> str:
+    """A difference, and in how many seeds the first row is above the second."""
+    above = sum(gap > 0 for gap in found["by_seed"])
+    seeds = len(found["by_seed"])
+    return f"{in_short(found)}; " + (f"above in {above} of {seeds}" if seeds > 1 else "one seed")
 
 
-def noise() -> str:
-    """A row for each noise of the retriever; of each arm NDCG, share of the gap, agreement."""
-    arms = ["SFT, shown", "SFT, shuffled", "ALRO, shown"]
-    columns = ["ndcg@6", "gap closed", "agreement"]
-    head = ["retriever's noise", *(f"{arm}: {name}" for arm in arms for name in ("@6", "gap", "agreement"))]
-    rows = []
+def differences(result: dict, pairs: list[str] | None = None) -> str:
+    pairs = [pair for pair in (pairs or result["differences"]) if pair in result["differences"]]
+    metrics = (metric_of(result), "agreement")
+    cells = [[pair.replace(" - ", " − "), *(counted(difference(result, pair, metric)) for metric in metrics)]
+             for pair in pairs]
+    return markdown(["", *map(title_of, metrics)], cells)
+
+
+# ---- results/tables: every row and every difference ------------------------------------------------------------------
+
+# file -> (title, the command that writes it)
+FULL = {
+    "arms": ("The demo: what each loss does, and the controls", "python results/make/measure.py score arms"),
+    "rivals": ("The demo: rivals", "python results/make/measure.py score rivals"),
+    "new_films": ("The demo: new films", "python results/make/measure.py score new_films"),
+    "noise": ("The demo: the retriever's noise", "python results/make/measure.py score noise"),
+    "lists_of_10": ("The demo: lists of 10", "python results/make/measure.py score lists_of_10"),
+    "knobs": ("The demo: one setting changed", "python results/make/measure.py score knobs"),
+    "invariant": ("The demo: invariance by construction",
+                  "python tests/exercises/train_invariant.py --json results/invariant.json"),
+    "real-tiny": ("MovieLens-100K: a tiny model from random weights",
+                  "python results/make/real_table.py score --size tiny --data_path DATA --out results"),
+    "real": ("MovieLens-100K: SmolLM2-135M on a CPU", "an earlier version of results/make/real_table.py"),
+    "real-gpu": ("MovieLens-100K: SmolLM2-135M on a GPU", "an earlier version of results/make/real_table.py"),
+}
+
+
+def columns_of(result: dict) -> list[str]:
+    metrics = {metric for method in result["methods"].values() for metric in method}
+    cutoffs = [f"ndcg@{k}" for k in (1, 3, 6, 10) if f"ndcg@{k}" in metrics]
+    shown = [f"{metric_of(result)}_shown"] if f"{metric_of(result)}_shown" in metrics else []
+    gaps = ["gap", "range", "steps"] if "oracle" in result["methods"] else ["range"]
+    sll = ["sll", "blind_sll", "perfect_sll"] if "sll" in metrics else []
+    return [*cutoffs, *shown, "interval", *gaps, "agreement", "top1_flip_rate", "slots", "seeds", "calls", *sll]
+
+
+def groups(result: dict) -> str:
+    """NDCG of every row in each group of at least 20 lists."""
+    shown = {name: group for name, group in result["groups"].items() if group["lists"] >= 20}
+    rows = [row for row in next(iter(shown.values())) if row != "lists"]
+    cells = [[row, *(number(group[row]) for group in shown.values())] for row in rows]
+    return markdown(["", *(f"{name} ({group['lists']})" for name, group in shown.items())], cells)
+
+
+def validations(result: dict) -> str:
+    """NDCG on validation lists, of each run at each validation; where it was asked, what it knows after the stroke."""
+    lines = []
+    for row, seeds in result["validation"].items():
+        for seed, by_step in seeds.items():
+            texts = []
+            for step, found in by_step.items():
+                says, knows = found if isinstance(found, list) else (found, None)
+                texts.append(f"{step}: {number(says)}" + (f" / {number(knows)}" if knows else ""))
+            lines.append([f"{row}, seed {seed}", "; ".join(texts)])
+    return markdown(["run", "step: says / knows"], lines)
+
+
+def measured_on(result: dict) -> str:
+    parts = [f"{result['dataset']}, {result['model']}", f"{result['ranked_lists']} {result['split']} lists of "
+             f"{result['list_size']} in {result['orders']} random displays", result["hardware"],
+             f"commit {result['commit']}"]
+    return "; ".join(parts) + "."
+
+
+def full_page(name: str) -> str:
+    title, command = FULL[name]
+    found = read(name)
+    results = {"": found} if "methods" in found else found
+    texts = [f"# {title}", f"Written by `python results/make/pages.py` from `results/{name}.json` (`{command}`). "
+             "Columns: [results](../README.md)."]
+    for part, result in results.items():
+        if part:
+            texts.append(f"## {part}")
+        texts += [measured_on(result), table(result, columns_of(result))]
+        if result.get("differences"):
+            texts += ["Paired differences, over the same lists, seed by seed:", differences(result)]
+        if result.get("groups"):
+            texts += ["NDCG by group of lists (how many):", groups(result)]
+        if result.get("validation"):
+            texts += ["Validations:", validations(result)]
+    return "\n\n".join(texts) + "\n"
+
+
+# ---- Tables inside the two pages -------------------------------------------------------------------------------------
+
+ARMS = [f"{arm}, {display}" for display in ("shown", "shuffled") for arm in ("SFT", "SFT+SLL", "SFT+PSL", "ALRO")]
+SAYS = ["ndcg@6", "ndcg@6_shown", "gap", "range", "steps", "agreement"]
+REFERENCES = ["chance", "item mean", "retriever", "oracle"]
+
+
+def losses() -> str:
+    return table(read("arms"), SAYS, ["chance", *ARMS, *REFERENCES[1:]])
+
+
+def knows_and_says(rows: list[str]) -> str:
+    """Of each row: what the answer says, and what the same models know."""
+    result = read("arms")
+    cells = []
+    for row in rows:
+        known = f"{row}, knows"
+        if row in result["methods"] and known in result["methods"]:
+            pair = difference(result, f"{known} - {row}")
+            cells.append([row, cell(result, row, "gap"), cell(result, known, "gap"), cell(result, known, "range"),
+                          cell(result, row, "agreement"), cell(result, known, "agreement"),
+                          cell(result, row, "steps"), cell(result, known, "steps"), in_short(pair)])
+    return markdown(["", "says: gap closed", "knows", "lowest to highest seed", "agreement: says", "knows",
+                     "steps until .85: says", "knows", "@6: knows − says"], cells)
+
+
+CONTROLS = ["SFT, shown", "SFT, both displays", "SFT+PSL, shown", "SFT+SLL, both displays", "ALRO, shown",
+            "SFT, shown, 2 times the steps", "SFT, shown, 4 times the steps",
+            "SFT, shown, history alone", "ALRO, shown, history alone",
+            "SFT+SLL, shuffled, soft ties", "ALRO, shown, soft ties"]
+
+
+def controls() -> str:
+    return table(read("arms"), [column for column in SAYS if column != "ndcg@6_shown"] + ["seeds"], CONTROLS)
+
+
+def pairs_of_arms() -> str:
+    return differences(read("arms"), [
+        "ALRO, shown - SFT, shown", "SFT+SLL, shown - SFT, shown", "SFT+PSL, shown - SFT, shown",
+        "ALRO, shown - SFT+PSL, shown", "SFT+SLL, shuffled - SFT, shuffled", "SFT+PSL, shuffled - SFT, shuffled",
+        "ALRO, shuffled - SFT, shuffled", "ALRO, shown - SFT, shuffled"])
+
+
+def pairs_of_controls() -> str:
+    return differences(read("arms"), [
+        "SFT, both displays - SFT, shown", "SFT+PSL, shown - SFT, both displays",
+        "ALRO, shown - SFT+SLL, both displays", "SFT, shown, 4 times the steps - SFT, shown",
+        "SFT, shown - SFT, shown, history alone", "ALRO, shown - ALRO, shown, history alone",
+        "ALRO, shown, history alone - SFT, shown, history alone",
+        "SFT+SLL, shuffled, soft ties - SFT+SLL, shuffled", "ALRO, shown, soft ties - ALRO, shown",
+        *(f"{row}, knows - ratings only, {row.split(', ')[1]}, knows" for row in ARMS)])
+
+
+def rivals() -> str:
+    """Every rival in the demo's world; those that were ranked there also by the share of new films."""
+    result, worlds = read("rivals"), read("new_films")
+    cells = []
+    for row in result["methods"]:
+        in_worlds = [cell(world, row, "ndcg@6") if row in world["methods"] else "" for world in worlds.values()]
+        shares = [in_worlds[0], cell(result, row, "ndcg@6"), *in_worlds[2:]]
+        cells.append([row, *shares, *(cell(result, row, column) for column in ("gap", "agreement", "calls"))])
+    heads = [f"@6, {title.split(' of')[0]}" for title in worlds]
+    return markdown(["", *heads, "gap closed (2 new)", "agreement", "calls"], cells)
+
+
+def by_noise() -> str:
+    """A row for each noise of the retriever; of each row of runs NDCG, share of the gap, agreement."""
+    rows, heads = [], []
     for title, result in read("noise").items():
-        of_arm = {re.sub(r", retriever noise .*", "", row): row for row in result["methods"]}
-        cells = [cell for arm in arms for cell in cells_of(result, of_arm[arm], columns)]
-        rows.append([title.split()[-1], *cells])
-    return markdown(head, rows)
+        trained = [row for row, method in result["methods"].items() if "seeds" in method and not row.endswith("knows")]
+        heads = [re.sub(r", retriever noise .*", "", row) for row in trained]
+        rows.append([title.split()[-1], *(cell(result, row, column) for row in trained
+                                          for column in ("ndcg@6", "gap", "agreement"))])
+    return markdown(["noise", *(f"{head}: {column}" for head in heads for column in ("@6", "gap", "agreement"))], rows)
 
 
-def new_films() -> str:
-    """NDCG of each ranker, a column for each share of new films."""
-    tables = read("new_films")
-    rows = next(iter(tables.values()))["methods"]
-    cells = [[row, *(cells_of(result, row, ["ndcg@6"])[0] for result in tables.values())] for row in rows]
-    return markdown(["", *(f"{title}: @6" for title in tables)], cells)
+REAL = {"a tiny model, says": ("real-tiny", ""), "knows": ("real-tiny", ", knows"),
+        "135M on a CPU, history alone": ("real", ""), "135M on a GPU, history alone": ("real-gpu", "")}
+REAL_ROWS = ["chance", "zero-shot", "SFT", "SFT+SLL", "SFT+PSL", "ALRO", "ratings only", "ALRO, title alone",
+             "SFT, 3 orders", "ALRO, first step", "ALRO, point-wise", "SFT, history alone", "ALRO, history alone",
+             "popularity", "MF", "LightGCN", "SASRec", "told the category", "printed average", "item mean"]
 
 
-TWICE, SHOWN_TWICE = "SFT, shuffled, twice the steps", "SFT, shown, twice the steps"
-FULL = ["ndcg@1", "ndcg@3", "ndcg@6", "ndcg@6_shown", "agreement", "top1_flip_rate", "seeds", "sd", "interval",
-        "gap closed"]
-SHORT = ["chance", "SFT, shown", "SFT+PSL, shown", "ALRO, shown", "SFT, shuffled", "SFT+SLL, shuffled",
-         "ALRO, shuffled", "SFT+SLL, shuffled, soft ties", "retriever", "oracle"]
+def real() -> str:
+    """NDCG@10 and, in brackets, agreement; a column for each model."""
+    results = {name: read(name) for name in {name for name, _ in REAL.values()}}
+    cells = []
+    for row in REAL_ROWS:
+        line = [row]
+        for name, ending in REAL.values():
+            asked = row + ending
+            methods = results[name]["methods"]
+            found = asked in methods and (not ending or "seeds" in methods[asked])
+            line.append(f"{cell(results[name], asked, 'ndcg@10')} ({cell(results[name], asked, 'agreement')})"
+                        if found else "")
+        if any(line[1:]):
+            cells.append(line)
+    return markdown(["", *REAL], cells)
 
 
-def lists_of_10(columns=("ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10")) -> str:
-    return table(read("rivals-ml-100k"), list(columns))
+def index() -> str:
+    """Where each table comes from."""
+    cells = []
+    for name, (title, command) in FULL.items():
+        if (ROOT / "results" / f"{name}.json").exists():
+            found = read(name)
+            first = found if "methods" in found else next(iter(found.values()))
+            cells.append([title, f"[{name}.md](tables/{name}.md)", f"`{name}.json`", f"`{command}`", first["commit"]])
+    return markdown(["question", "every row", "file", "command", "commit"], cells)
 
 
-REAL = ["ndcg@1", "ndcg@3", "ndcg@10", "interval", "agreement", "top1_flip_rate", "seeds", "calls"]
+# ---- The page's claims and findings: words that the numbers must bear out --------------------------------------------
+
+SHORT = ["chance", "SFT, shown", "SFT, shown, knows", "SFT+SLL, shown", "SFT+PSL, shown", "ALRO, shown",
+         "ALRO, shown, knows", "SFT, shuffled", "SFT+SLL, shuffled", "ALRO, shuffled", "item mean", "oracle"]
 
 
-def real_groups(name: str, rows: list[str]) -> str:
-    """NDCG of a few rows in each group of at least 20 lists."""
-    groups = read(name)["groups"]
-    cells = [[f"{title} ({group['lists']})", *(number(group[row]) for row in rows)]
-             for title, group in groups.items() if group["lists"] >= 20]
-    return markdown(["lists (how many)", *(f"{row}: @10" for row in rows)], cells)
+def arms_short() -> str:
+    return table(read("arms"), ["ndcg@6", "ndcg@6_shown", "gap", "range", "agreement"], SHORT)
 
 
-def real_runs() -> str:
-    """Of each run on the GPU: validation NDCG; training losses of its last steps, the log's last eight lines."""
-    rows = []
-    for row, seeds in read("real-gpu-runs")["runs"].items():
-        for seed, run in seeds.items():
-            steps = [line for line in run["log"] if "sft" in line]
-            valid = {line["step"]: number(line["valid_ndcg"]) for line in run["log"] if "valid_ndcg" in line}
-            assert [*valid] == [148, 296, 442] and [line["step"] for line in steps[-9:]] == [*range(300, 441, 20), 442]
-            counts = [20] * 7 + [2]  # steps that a line is the mean of
-            losses = {name: number(float(np.average([line[name] for line in steps[-8:]], weights=counts)))
-                      for name in ("sft", "sll", "blind_sll", "perfect_sll")}
-            kl = number(steps[-1]["kl"]) if "kl" in steps[-1] else "not logged"
-            rows.append([f"{row}, seed {seed}", *valid.values(), *losses.values(), kl])
-    titles = [f"valid @10, step {step}" for step in (148, 296, 442)]
-    titles += ["train SFT", "train SLL", "blind SLL", "perfect SLL", "KL, last"]
-    return markdown(["", *titles], rows)
+def above(found: dict) -> bool:
+    return found["ends"][0] > 0
 
 
-def real_sweep() -> str:
-    """Validation NDCG of ALRO with one setting changed."""
-    rows = []
-    for row, found in read("real-sweep")["rows"].items():
-        mean, low, high = found["minus ALRO"]
-        gap = "" if row == "ALRO" else f"{signed(mean)} {interval(low, high)}"
-        rows.append([row, number(found["mean"]), gap])
-    return markdown(["", "@10", "minus ALRO"], rows)
+def level(found: dict) -> bool:
+    """Whether two rows are not told apart."""
+    return found["ends"][0] <= 0 <= found["ends"][1]
 
 
-def knobs() -> str:
-    texts = []
-    for title, result in read("knobs").items():
-        columns = [metric_of(result), "gap closed", "lowest seed", "agreement", "seeds"]
-        columns += ["sll", "blind_sll", "perfect_sll"]
-        texts.append(f"{title}:\n\n{table(result, columns)}")
-    return "\n\n".join(texts)
+def must(*conditions: bool) -> None:
+    """The words of the page say so: where the numbers no longer do, it needs other words."""
+    assert all(conditions), conditions
 
 
-def found() -> str:
-    """What was found, in five sentences with their numbers."""
-    methods = read("arms")["methods"]
+def claims() -> str:
+    """The paper's claims, by alro.py's numbers, and what held here."""
+    arms, tiny, epoch = read("arms"), read("real-tiny"), read("real-gpu")
 
-    def of(row: str, metric: str = "ndcg@6") -> str:
-        return number(methods[row][metric]["mean"], 2 if metric == "agreement" else 3)
-    gap = {row: gap_closed(read("arms"), row) for row in methods}
-
-    def new(count: str, row: str) -> str:
-        return number(read("new_films")[f"{count} new films of 6"]["methods"][row]["ndcg@6"]["mean"])
-    twice = read("arms")["differences"][f"ALRO, shown - {TWICE}"]["ndcg@6"]
-    # ALRO of the five seeds that SFT has at twice the steps.
-    shown_twice = read("arms")["differences"][f"ALRO, shown - {SHOWN_TWICE}"]["ndcg@6"]
-    assert len(shown_twice["by_seed"]) == 5 and shown_twice["ci95_seeds_and_lists"][0] < 0
-    first_five = share_of_gap(read("arms"), float(np.mean(methods["ALRO, shown"]["by_seed"]["ndcg@6"][:5])))
-    gain = {row: read("arms")["differences"][f"{row}, soft ties - {row}"]["ndcg@6"]["ci95_seeds_and_lists"]
-            for row in ("SFT, shuffled", "SFT+SLL, shuffled", "ALRO, shown")}
-    assert gain["SFT, shuffled"][0] > 0 and gain["SFT+SLL, shuffled"][0] > 0 and gain["ALRO, shown"][0] < 0
-    soft = [gap[f"{arm}, shuffled, soft ties"] for arm in ("SFT", "SFT+SLL", "ALRO")]
-    low, high = twice["ci95_seeds_and_lists"]
-    assert low < 0 < high and len(twice["by_seed"]) == 5, "they are told apart, or by other seeds: another sentence"
-    return "\n".join([
-        "1. **Plain fine-tuning on a retriever's order leans on the display**: NDCG@6 "
-        f"{of('SFT, shown', 'ndcg@6_shown')} in that order, which alone is worth {of('retriever')}; "
-        f"{of('SFT, shown')} in random ones (chance {of('chance')}), agreement {of('SFT, shown', 'agreement')}.",
-        f"2. **ALRO on the same lists closes {gap['ALRO, shown']} of the gap** ({of('ALRO, shown')}, agreement "
-        f"{of('ALRO, shown', 'agreement')}), by PSL with its random second display: SFT+PSL {gap['SFT+PSL, shown']}, "
-        f"SFT+SLL {gap['SFT+SLL, shown']}, SFT {gap['SFT, shown']} (steps doubled: {gap[SHOWN_TWICE]}; "
-        f"same five seeds' ALRO {first_five}, not told apart).",
-        f"3. **Shuffling the display is the rival to beat**: SFT {gap['SFT, shuffled']}, SFT+SLL "
-        f"{gap['SFT+SLL, shuffled']}, ALRO {gap['ALRO, shuffled']}; with soft ties (OURS: tied items "
-        f"equally right) {', '.join(soft)}; shown ALRO {gap['ALRO, shown, soft ties']} "
-        f"(without: {gap['ALRO, shown']}). At ALRO's training time shuffled "
-        f"SFT ({gap[TWICE]}) and shown ALRO ({first_five}) are not told apart: ALRO's NDCG@6 {signed(twice['mean'])} "
-        f"{interval(low, high)} (five seeds; [curves](results/learning_curves.png)).",
-        "4. **Titles beat embeddings where films are new** (seeds 0 to 2, early ones): all six new, ALRO "
-        f"{new('6', 'ALRO, shown')}, LightGCN "
-        f"{new('6', 'LightGCN')}, MF {new('6', 'MF')}, chance {new('6', 'chance')}; none new, "
-        f"{new('0', 'ALRO, shown')}, {new('0', 'LightGCN')}, {new('0', 'MF')} (oracle {new('0', 'oracle')}). *Told the "
-        f"genre*, without a language model: {new('6', 'told the genre')}.",
-        real_finding()])
+    def pair(text: str, metric: str | None = None) -> dict:
+        return difference(arms, text, metric)
+    alro, alone = pair("ALRO, shown - SFT, shown"), pair("ALRO, shown, history alone - SFT, shown, history alone")
+    sll, sll_shuffled = pair("SFT+SLL, shown - SFT, shown"), pair("SFT+SLL, shuffled - SFT, shuffled")
+    films = difference(read("rivals"), "ALRO, shown - LightGCN")
+    real_gpu, real_tiny = difference(epoch, "ALRO - LightGCN"), difference(tiny, "ALRO - LightGCN")
+    rows = [
+        ["1. Next-token prediction of a list is not ranking",
+         f"in part: {gap(arms, 'SFT, shown')} of the gap on the retriever's display, {gap(arms, 'SFT, shuffled')} on "
+         "shuffled ones",
+         f"in part: {gap(arms, 'SFT, shown, history alone')} on the retriever's"],
+        ["2. So order and rating gaps come out poorly; SLL mends it",
+         f"@6, SFT+SLL − SFT: shown {in_short(sll)}, shuffled {in_short(sll_shuffled)}", ""],
+        ["3. With SLL and PSL a list is ranked well",
+         f"@6, ALRO − SFT, shown: {in_short(alro)}", f"{in_short(alone)}"],
+        ["4. PSL costs nothing when ranking", "holds: one prompt a list, with PSL or without (training reads two)",
+         "holds"],
+        ["5. It beats embedding- and LLM-based recommenders",
+         f"@6, ALRO − LightGCN: {in_short(films)}; MovieLens-100K, tiny model, @10: {in_short(real_tiny)}",
+         f"MovieLens-100K, 135M, @10: {in_short(real_gpu)} (one seed)"],
+        ["6. It beats plain fine-tuning at every size, larger ones by more", "not measured", "not shown"],
+    ]
+    return markdown(["the paper's claim", "with rating targets", "with history loss alone"], rows)
 
 
-def real_finding() -> str:
-    """The finding on real ratings, some sentences more."""
-    little, epoch = read("real"), read("real-gpu")
+def findings() -> str:
+    return ""
 
-    def of(result: dict, row: str, metric: str = "ndcg@10") -> str:
-        return number(result["methods"][row][metric]["mean"], 2 if metric == "agreement" else 3)
 
-    def gap(result: dict, pair: str, metric: str = "ndcg@10") -> tuple:
-        entry = result["differences"][pair][metric]
-        return entry["mean"], *entry["ci95_seeds_and_lists"]
-
-    # What the words below say of the numbers.
-    for result, seeds, where in ((little, 2, "CPU"), (epoch, 1, "H100")):
-        assert result["ranked_lists"] == result["informative_lists"] and result["model"] == "smollm2-135m"
-        assert result["methods"]["ALRO"]["seeds"] == result["methods"]["SFT"]["seeds"] == seeds
-        assert where in result["hardware"] and gap(result, "ALRO - SFT", "agreement")[1] > 0.1
-        assert gap(result, "ALRO - LightGCN")[2] < 0
-    for row in ("chance", "item mean", "LightGCN"):
-        assert of(little, row) == of(epoch, row)
-    first, then = gap(little, "ALRO - SFT"), gap(epoch, "ALRO - SFT")
-
-    def both(row: str, result: dict) -> str:
-        return f"{of(result, row, 'agreement')}, {of(result, row)}"
-    return " ".join([
-        f"5. **On MovieLens-100K, answers agree more with PSL**: ALRO {of(little, 'ALRO', 'agreement')}, NDCG@10 "
-        f"{of(little, 'ALRO')}; SFT (half the prompts) {both('SFT', little)}; their SFT+SLL start "
-        f"{both('start', little)} (SmolLM2-135M from 4 bits, two seeds; shuffled, {little['ranked_lists']} lists); "
-        f"ALRO − SFT {signed(first[0])} {interval(*first[1:])}.",
-        f"An H100 epoch (one seed): {both('ALRO', epoch)}; {both('SFT', epoch)}: {signed(then[0])} "
-        f"{interval(*then[1:])}.",
-        f"Item mean, in the prompt, {of(epoch, 'item mean')}; LightGCN {of(epoch, 'LightGCN')}; "
-        f"chance {of(epoch, 'chance')}."])
-
+# ---- Writing ---------------------------------------------------------------------------------------------------------
 
 TABLES = {
-    "found": found,
-    "arms-short": lambda: table(read("arms"), ["ndcg@6", "ndcg@6_shown", "agreement", "gap closed"], SHORT),
-    "arms": lambda: table(read("arms"), FULL),
-    "arms-differences": lambda: differences(read("arms")),
-    "rivals": lambda: table(
-        read("rivals"), ["ndcg@1", "ndcg@3", "ndcg@6", "agreement", "seeds", "calls", "gap closed"]),
-    "rivals-differences": lambda: differences(read("rivals")),
-    "new-films": new_films,
-    "noise": noise,
-    "knobs": knobs,
-    "rivals-ml-100k": lists_of_10,
-    "real": lambda: table(read("real"), REAL),
-    "real-differences": lambda: differences(read("real")),
-    "real-groups": lambda: real_groups("real", ["start", "SFT", "ALRO", "LightGCN", "told the category"]),
-    "real-sweep": real_sweep,
-    "real-gpu": lambda: table(read("real-gpu"), REAL),
-    "real-gpu-differences": lambda: differences(read("real-gpu")),
-    "real-gpu-groups": lambda: real_groups("real-gpu", ["SFT", "ALRO", "LightGCN", "told the category"]),
-    "real-gpu-runs": real_runs,
+    "claims": claims, "findings": findings, "arms-short": arms_short,
+    "losses": losses, "pairs-of-arms": pairs_of_arms,
+    "knows-and-says": lambda: knows_and_says(ARMS),
+    "controls": controls, "pairs-of-controls": pairs_of_controls,
+    "rivals": rivals, "noise": by_noise, "real": real, "index": index,
 }
 
 
@@ -291,6 +403,9 @@ def written(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for page in PAGES:
-        page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
-        print(page)
+    TABLES_FOLDER.mkdir(exist_ok=True)
+    contents = {TABLES_FOLDER / f"{name}.md": full_page(name) for name in FULL}
+    contents |= {page: written(page.read_text(encoding="utf-8")) for page in PAGES}
+    for path, text in contents.items():
+        path.write_text(text, encoding="utf-8")
+        print(path)

@@ -21,6 +21,7 @@ import pages  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+LOG = (ROOT / "results" / "LOG.md").read_text(encoding="utf-8")
 
 
 def python_files() -> list[Path]:
@@ -36,10 +37,26 @@ def test_the_tables_of_the_pages_are_those_of_the_files(page):
     assert not re.search(r"<!-- table [\w-]+ -->\n<!-- end -->", text), "a table was never written"
 
 
-def test_the_page_is_two_screens():
-    prose = re.sub(r"\||-{3,}|<!--.*?-->", " ", README)  # bars of tables and marks are no words
-    assert len(README.splitlines()) <= 200 and len(prose.split()) <= 1800
+def test_each_full_table_is_that_of_its_file():
+    for name in pages.FULL:
+        there = (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
+        assert there == pages.full_page(name), name
+    assert {path.stem for path in ROOT.glob("results/tables/*")} == set(pages.FULL)
+
+
+def test_the_pages_are_short():
+    for page, most_lines, most_words in ((README, 200, 1800), (RESULTS, 200, 3200)):
+        prose = page.replace("|", " ")  # bars of tables are no words
+        assert len(page.splitlines()) <= most_lines and len(prose.split()) <= most_words
     assert "not the paper's full text" in README.split("##")[0]
+
+
+def test_a_number_is_printed_as_the_pages_have_it():
+    assert [pages.number(value) for value in (0.9824, -0.0312, 0, -0.0001, 12.5)] == [".982", "−.031", ".000", ".000",
+                                                                                    "12.500"]
+    assert pages.signed(0.004) == "+.004" and pages.signed(-0.004) == "−.004" and pages.signed(0.98, 2) == "+.98"
+    assert pages.steps_until({"steps_until_85": [480, None, 600]}) == "540; 1 never"
+    assert pages.steps_until({"steps_until_85": [None, None, 600]}) == "2 of 3 never"
 
 
 def test_ci_runs_exactly_the_checked_commands():
@@ -66,10 +83,10 @@ def test_every_section_that_is_referred_to_exists():
 
 
 def test_every_table_of_results_is_there_and_names_what_it_was_measured_on():
-    pages_text = README + RESULTS
+    pages_text = README + RESULTS + LOG
     named = set(re.findall(r"`(?:results/)?([\w.-]+\.(?:json|png))`", pages_text))
     named |= set(re.findall(r"\]\((?:results/)?([\w.-]+\.(?:json|png|md))\)", pages_text))
-    there = {path.name for path in ROOT.glob("results/*.*")} - {"README.md"}
+    there = {path.name for path in ROOT.glob("results/*.*")} - {"README.md", "LOG.md"}
     assert there <= named and len(there) > 5, there - named
     for name in there:
         text = (ROOT / "results" / name).read_bytes()
@@ -80,6 +97,7 @@ def test_every_table_of_results_is_there_and_names_what_it_was_measured_on():
             for table in tables:
                 assert "methods" not in table or {"seed", "orders", "data_sha256"} <= table.keys(), name
                 assert "methods" not in table or "chance" in table["methods"], name
+                assert "methods" not in table or table["commit"], name
             assert not re.search(rb'"/\w', text), f"{name} holds a path of one machine"
 
 
