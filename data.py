@@ -12,19 +12,19 @@ import bisect
 import dataclasses
 import hashlib
 import itertools
-import re
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from alro import IDENTIFIERS, Batch, build_prompt, clean_text, gold_order
+from alro import IDENTIFIERS, Batch, build_prompt, gold_order
 from plumbing.averages import FOLDS, fold_averages
-from plumbing.files import LAYOUTS, Columns, read_dataset
-from plumbing.flags import check_input, check_minimum, option, parse_flags, run_script
+from plumbing.checks import check_data
+from plumbing.files import Columns, read_dataset
+from plumbing.flags import check_input, option, parse_flags, run_script
 from plumbing.model import (
     context_length, identifier_tokens, line_end_tokens, pad, rating_tokens, special_tokens, tokenise)
-from plumbing.world import NEW_FILMS, synthetic
+from plumbing.world import synthetic
 
 MIN_HISTORY = 5  # a list exists only where so many ratings come before it
 
@@ -59,29 +59,7 @@ class DataConfig:
         0.7, "synthetic: the shown order is by rating plus noise of this deviation")
 
     def __post_init__(self):
-        known = ["synthetic", *LAYOUTS]
-        check_input(self.dataset in known,
-                    f"--dataset must be one of {', '.join(known)}; got {self.dataset!r}")
-        check_input(re.fullmatch("title(,category)?(,average)?", self.fields),
-                    f"--fields must be title[,category][,average], got {self.fields!r}")
-        check_input(self.noun is None or self.noun == clean_text(self.noun) != "",
-                    "--noun must be one line of text")
-        check_input(2 <= self.list_size <= 26,
-                    f"--list_size must be 2..26 (A to Z), got {self.list_size}")
-        check_minimum(self, history_size=0, stride=1, k_core=1, new_films=0, retriever_noise=0)
-        check_input(self.dataset.startswith("ml-") or not self.download,
-                    "--download works for the ml-... datasets only")
-        if self.dataset == "synthetic":
-            given = self.data_path or self.k_core or self.drop_zeros
-            check_input(not given, "--data_path, --k_core and --drop_zeros are not for the "
-                                   "synthetic dataset")
-            most_new = min(self.list_size, NEW_FILMS)
-            check_input(self.new_films <= most_new,
-                        f"--new_films must be at most {most_new}, got {self.new_films}")
-        else:
-            check_input(self.download or self.data_path is not None,
-                        f"--dataset {self.dataset} needs --data_path, the folder with its files "
-                        "(or, for ml-..., --download)")
+        check_data(self)
 
 
 class PromptWords(NamedTuple):

@@ -29,7 +29,7 @@ from data import (
     make_encoder, random_slots, split)
 from plumbing.averages import item_mean
 from plumbing.flags import (
-    check_input, check_minimum, config_from_dict, option, parse_flags, progress, run_script, warn,
+    check_choice, check_minimum, config_from_dict, option, parse_flags, progress, run_script, warn,
     write_json)
 from plumbing.folder import (
     about_runs, check_data_of_run, check_destinations, data_hashes, read_run_config, sha256,
@@ -369,14 +369,8 @@ class EvalConfig:
     json: str | None = option(None, "write the table into this file, too")
 
     def __post_init__(self):
-        check_split(self.split)
-        check_input(self.decode in DECODINGS,
-                    f"--decode must be one of {', '.join(DECODINGS)}, got {self.decode!r}")
+        check_choice(self, split=["valid", "test"], decode=DECODINGS)
         check_minimum(self, orders=1, limit=1, batch_size=1, show=0)
-
-
-def check_split(name: str) -> None:
-    check_input(name in ("valid", "test"), f"--split must be valid or test, got {name!r}")
 
 
 def rankers_of_run(folder: str, words: PromptWords, m: int, decode="greedy", batch_size=64) -> dict:

@@ -31,8 +31,9 @@ from data import (
 from evaluate import (
     ModelRanker, choose_lists, fit_to_model, knows_ratings, ndcg, rankers_of_run, ratings_of,
     score_run)
+from plumbing.checks import check_training
 from plumbing.flags import (
-    check_input, check_minimum, command, config_from_dict, error_at, function_named, name_of,
+    check_input, command, config_from_dict, error_at, function_named, name_of,
     option, parse_flags, progress, run_script, warn)
 from plumbing.folder import (
     Run, check_losses, claim_folder, data_hashes, prefetched, read_run_config, say, stop_request,
@@ -96,17 +97,7 @@ class TrainConfig:
     test_lists: int | None = option(300, "test lists to rank at the end; 0 = none, None = all")
 
     def __post_init__(self):
-        check_minimum(self, seed=0, steps=1, batch_size=1, grad_accum=1, width=8, lora_rank=1)
-        check_minimum(self, alpha=0, beta=0, history_weight=0, candidate_weight=0)
-        check_minimum(self, valid_every=1, valid_lists=1, test_lists=0)
-        for name in ("epochs", "lr", "gamma", "sigma"):
-            value = getattr(self, name)
-            check_input(0 < value < 1e9, f"--{name} must be positive, below 1e9, got {value}")
-        check_input(self.width % 8 == 0, f"--width must be a multiple of 8, got {self.width}")
-        check_input(self.display_order in ("shown", "shuffled"),
-                    f"--display_order must be shown or shuffled, got {self.display_order!r}")
-        check_input(self.lora_rank is None or self.model != "tiny",
-                    "--lora_rank needs a --model: tiny has no folder to go to")
+        check_training(self)
 
 
 WARMUP, FALL = 0.1, 0.35  # GUESS: shares of the steps, the first and the last ones

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from evaluate import (
-    EvaluationData, chance_method, check_split, data_of_run, fit_to_model,
+    EvaluationData, chance_method, data_of_run, fit_to_model,
     main_metric, paired_bootstrap, rankers_of_run, reference_rankers, score_method, summary)
 from plumbing.flags import (
-    check_input, check_minimum, option, parse_flags, run_script, write_json)
+    check_choice, check_input, check_minimum, option, parse_flags, run_script, write_json)
 from plumbing.folder import about_runs, check_writable, read_run_config
 from plumbing.tables import columns_of_text, text_table
 
@@ -36,7 +36,7 @@ class CompareConfig:
     json: str | None = option(None, "write the table into this file, too")
 
     def __post_init__(self):
-        check_split(self.split)
+        check_choice(self, split=["valid", "test"])
         check_minimum(self, orders=1, limit=1, batch_size=1)
 
 

@@ -34,14 +34,14 @@ from alro import AlroError, backbone, clean_text, rank_of, token_logits
 from data import (
     DataConfig, Splits, informative, list_prompt, load, make_encoder, random_slots, split)
 from evaluate import (
-    EvaluationData, ModelRanker, chance_method, check_split, choose_lists, fit_to_model,
+    EvaluationData, ModelRanker, chance_method, choose_lists, fit_to_model,
     ndcg, rankers_of_run, ratings_of, reference_rankers, score_ranker, summary)
 from experiments.compare import (
     OWN_ROWS, by_group, data_of_runs, differences, named_rows, print_comparison, score_rows)
 from plumbing.averages import item_mean
 from plumbing.files import Columns
 from plumbing.flags import (
-    check_input, check_minimum, config_from_dict, option, parse_flags, progress, run_script)
+    check_choice, check_input, check_minimum, config_from_dict, option, parse_flags, progress, run_script)
 from plumbing.folder import about_runs, check_writable, read_run_config, write_results
 from plumbing.machine import autocast, choose_bf16, pick_device, use_one_thread
 from plumbing.model import build_model, rating_tokens, tokenise
@@ -63,7 +63,7 @@ class RivalsConfig:
     embedding: bool = option(True, "fit the rivals without a language model, too")
 
     def __post_init__(self):
-        check_split(self.split)
+        check_choice(self, split=["valid", "test"])
         check_minimum(self, orders=1, limit=1, seed=0)
 
 

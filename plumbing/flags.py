@@ -156,6 +156,19 @@ def check_minimum(cfg, **minimum) -> None:
                     f"--{name} must be at least {least} and at most 10^9, got {value}")
 
 
+def check_positive(cfg, *names) -> None:
+    for name in names:
+        value = getattr(cfg, name)
+        check_input(0 < value < 1e9, f"--{name} must be positive, below 1e9, got {value}")
+
+
+def check_choice(cfg, **choices) -> None:
+    """Raise AlroError for the first field of cfg that is none of its choices."""
+    for name, known in choices.items():
+        value = getattr(cfg, name)
+        check_input(value in known, f"--{name} must be one of {', '.join(known)}; got {value!r}")
+
+
 def none_or(kind):
     """A flag's type: "None" gives None."""
     def parse(text: str):
