@@ -34,7 +34,7 @@ from plumbing.flags import (
 from plumbing.folder import (
     about_runs, check_data_of_run, check_destinations, data_hashes, read_run_config, sha256,
     write_results)
-from plumbing.machine import autocast, choose_bf16, hardware, use_one_thread
+from plumbing.machine import autocast, hardware, set_up_machine
 from plumbing.model import load_run, sha256_of_weights
 from plumbing.tables import in_plain_words, in_words, text_table
 
@@ -378,9 +378,7 @@ def rankers_of_run(folder: str, words: PromptWords, m: int, decode="greedy", bat
     for decode "ratings", "knows"."""
     config = read_run_config(folder)
     model, tokenizer = load_run(folder, config)
-    device = next(model.parameters()).device
-    use_one_thread(device, config["train"]["model"])
-    bf16, _why = choose_bf16(config["train"]["bf16"], device, config["train"]["model"])
+    _device, bf16, _text = set_up_machine(config["train"]["model"], config["train"]["bf16"])
     encoder = make_encoder(model, tokenizer, words, m)
     row = "knows" if decode == "ratings" else "trained"
     rankers = {row: ModelRanker(model, encoder, decode, batch_size, bf16)}

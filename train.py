@@ -39,8 +39,7 @@ from plumbing.folder import (
     Run, check_losses, claim_folder, data_hashes, prefetched, read_run_config, say, stop_request,
     write_config, write_results)
 from plumbing.machine import (
-    Team, autocast, choose_bf16, describe_device, hardware, join_processes, peak_memory,
-    pick_device, use_one_thread)
+    Team, autocast, hardware, join_processes, peak_memory, pick_device, set_up_machine)
 from plumbing.model import (
     build_model, sha256_of_base, tokenise, trainable, warn_of_unknown_titles)
 from plumbing.presets import PRESETS
@@ -280,6 +279,7 @@ class State:
 
     def __init__(self, model, cfg: TrainConfig, total_steps: int):
         self.model = model
+        self.device = next(model.parameters()).device
         self.parameters = list(trainable(model).values())
         # Fused: one pass over all weights in place of one for each tensor; the same numbers.
         self.optimizer = torch.optim.AdamW(
@@ -291,29 +291,6 @@ class State:
             self.optimizer, warm, falling, num_training_steps=total_steps, decay_type="linear")
         self.step = 0
         self.best = -math.inf  # validation NDCG
-
-    @property
-    def device(self) -> torch.device:
-        return self.parameters[0].device
-
-    def is_best(self, ndcg: float) -> bool:
-        """Note a validation; whether it is the best so far."""
-        better = ndcg > self.best
-        self.best = max(self.best, ndcg)
-        return better
-
-    def state_dict(self) -> dict:
-        optimizer, scheduler = self.optimizer.state_dict(), self.scheduler.state_dict()
-        return {"step": self.step, "best": self.best, "weights": trainable(self.model),
-                "optimizer": optimizer, "scheduler": scheduler}
-
-    def load_state_dict(self, saved: dict) -> None:
-        for name, weight in trainable(self.model).items():
-            there = saved["weights"][name]
-            weight.copy_(there.view_as(weight))  # of another shape: an error, no broadcast
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scheduler.load_state_dict(saved["scheduler"])
-        self.step, self.best = int(saved["step"]), float(saved["best"])
 
 
 def one_step(state: State, data: StepData, cfg: TrainConfig, losses=losses,
@@ -337,8 +314,6 @@ def one_step(state: State, data: StepData, cfg: TrainConfig, losses=losses,
         tokens = batch.prompt_tokens + batch.order.shape[1]  # (B or 2 B,)
         sums["tokens"] = tokens.sum().float()
         sums_of_parts.append(sums)
-        check_input(sums.keys() == sums_of_parts[0].keys(),
-                    f"a loss function must return the same names each time, got {[*values]}")
     # With several processes, each has seen its own lists: add their gradients up, too.
     team.add_gradients(state.parameters)
     # A gradient longer than CLIP is shortened to it; the norm is that of before.
@@ -348,16 +323,7 @@ def one_step(state: State, data: StepData, cfg: TrainConfig, losses=losses,
     state.scheduler.step()  # the rate of the next step
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    means = means_over_lists(sums_of_parts, n_lists, team)
-    return {**means, "grad_norm": norm.detach(), "lr": rate}
-
-
-def means_over_lists(sums_of_parts: list[dict], n_lists: int, team: Team) -> dict:
-    # One tensor of all sums, so that several processes exchange it once.
-    names = list(sums_of_parts[0])
-    sums = [sum(part[name] for part in sums_of_parts) for name in names]
-    means = team.sum(torch.stack(sums)) / n_lists
-    return dict(zip(names, means))
+    return {**team.means(sums_of_parts, n_lists), "grad_norm": norm.detach(), "lr": rate}
 
 
 def validate(model, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig,
@@ -447,19 +413,17 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
     """
     # ---- start: nothing is written before data, model and flags are known to fit together
     team = join_processes()
-    device = pick_device()
-    use_one_thread(device, cfg.model)
+    device, bf16, device_text = set_up_machine(cfg.model, cfg.bf16)
     job = prepare(data_cfg, cfg, team)
     # The record keeps --bf16 as it was given: a run may go on on a machine that chooses otherwise.
     origin = {"data": data_hashes(job.ratings.words, job.splits), "losses": name_of(losses)}
     origin |= {"base": sha256_of_base(job.model), "config": dataclasses.asdict(cfg)}
-    bf16, why = choose_bf16(cfg.bf16, device, cfg.model)
     cfg = dataclasses.replace(cfg, bf16=bf16)
     folder, lock = claim_folder(run_cfg.resume, run_cfg.out, data_cfg.dataset, team)
     run = Run(folder, lock, origin, data_cfg.list_size, writes=team.process == 0)
     if run.writes and run_cfg.resume is None:
         write_config(folder, origin, dataclasses.asdict(data_cfg), job.ratings.words, hardware())
-    run.say(describe_start(data_cfg, cfg, job, describe_device(device, bf16, why), name_of(losses)))
+    run.say(describe_start(data_cfg, cfg, job, device_text, name_of(losses)))
     state = State(job.model.to(device).train(), cfg, len(job.steps))
     run.load_checkpoint(state)
 

@@ -43,7 +43,7 @@ from plumbing.files import Columns
 from plumbing.flags import (
     check_choice, check_input, check_minimum, config_from_dict, option, parse_flags, progress, run_script)
 from plumbing.folder import about_runs, check_writable, read_run_config, write_results
-from plumbing.machine import autocast, choose_bf16, pick_device, use_one_thread
+from plumbing.machine import autocast, set_up_machine
 from plumbing.model import build_model, rating_tokens, tokenise
 from plumbing.tables import text_table
 from train import TrainConfig
@@ -502,9 +502,7 @@ def untrained_ranker(folder: str, data: EvaluationData) -> ModelRanker:
     """The model that a run began with: a pretrained one then ranks zero-shot."""
     config = read_run_config(folder)["train"]
     cfg = config_from_dict(TrainConfig, config, f"{folder}/config.json")
-    device = pick_device()
-    use_one_thread(device, cfg.model)
-    bf16, _why = choose_bf16(cfg.bf16, device, cfg.model)
+    device, bf16, _text = set_up_machine(cfg.model, cfg.bf16)
     model, tokenizer = build_model(cfg, data.ratings.words)
     encoder = make_encoder(model, tokenizer, data.ratings.words, data.list_size)
     return ModelRanker(model.to(device), encoder, bf16=bf16)

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from alro import AlroError, clean_text
 from plumbing.flags import (
     check_input, command, one_line_error, read_json, to_nowhere, warn, write_json)
+from plumbing.model import trainable
 
 # ---- Finding and locking it ----------------------------------------------------------------------
 
@@ -204,6 +205,23 @@ def checkpoint_path(folder: Path) -> Path:
     return folder / "checkpoint" / "state.pt"
 
 
+def all_of(state) -> dict:
+    """What a checkpoint holds of a train.State."""
+    optimizer, scheduler = state.optimizer.state_dict(), state.scheduler.state_dict()
+    return {"step": state.step, "best": state.best, "weights": trainable(state.model),
+            "optimizer": optimizer, "scheduler": scheduler}
+
+
+def put_back(state, saved: dict) -> None:
+    """Make a train.State what it was when `all_of` looked at it."""
+    for name, weight in trainable(state.model).items():
+        there = saved["weights"][name]
+        weight.copy_(there.view_as(weight))  # of another shape: an error, no broadcast
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.scheduler.load_state_dict(saved["scheduler"])
+    state.step, state.best = int(saved["step"]), float(saved["best"])
+
+
 # ---- log.jsonl -----------------------------------------------------------------------------------
 
 LOG_EVERY = 20  # steps between lines
@@ -351,7 +369,7 @@ class Run:
                 saved = torch.load(path, map_location=state.device, weights_only=True)
                 check_input(saved.pop("origin") == self.origin,
                             f"{path} cannot be used: made with other data or another configuration")
-                state.load_state_dict(saved)
+                put_back(state, saved)
             self.say(f"resumed at step {state.step}")
         self.log.keep_until(state.step)
 
@@ -364,7 +382,7 @@ class Run:
         partial = path.with_name("state.pt.partial")
         with one_line_error(f"{path.parent}: cannot be written; what was there is whole"):
             with open(partial, "wb") as file:
-                torch.save({**state.state_dict(), "origin": self.origin}, file)
+                torch.save({**all_of(state), "origin": self.origin}, file)
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(partial, path)
@@ -380,7 +398,8 @@ class Run:
 
         In this order: where the log has a validation, model/ is the best until then.
         """
-        is_best = state.is_best(scores["valid_ndcg"])
+        is_best = scores["valid_ndcg"] > state.best
+        state.best = max(state.best, scores["valid_ndcg"])
         if is_best and self.writes:
             save_model(state.model, tokenizer, self.folder)
         self.log.write({"step": state.step, **scores})

@@ -22,13 +22,6 @@ def hardware() -> str:
     return f"{processor} CPU, {torch.get_num_threads()} threads"
 
 
-def use_one_thread(device: torch.device, model_name: str) -> None:
-    """The tiny model is so small that two threads mostly wait for one another; and one repeats bit
-    for bit. The other core tokenises."""
-    if device.type == "cpu" and model_name == "tiny":
-        torch.set_num_threads(1)
-
-
 def processor_multiplies_bf16() -> bool:
     """Whether this CPU has instructions for bf16 products: AMX, or AVX512-BF16."""
     # Private to torch, so perhaps not there; then no bf16 unless --bf16 asks for it.
@@ -50,6 +43,17 @@ def choose_bf16(requested: bool | None, device: torch.device, model_name: str) -
     if processor_multiplies_bf16():
         return True, "a pretrained model, on a processor that multiplies bf16"
     return False, "a processor that does not multiply bf16"
+
+
+def set_up_machine(model_name: str, bf16: bool | None) -> tuple[torch.device, bool, str]:
+    """(device, whether to compute in bf16, a line that says where, in which format, and why)."""
+    device = pick_device()
+    # The tiny model is so small that two threads mostly wait for one another; and one repeats bit
+    # for bit. The other core tokenises.
+    if device.type == "cpu" and model_name == "tiny":
+        torch.set_num_threads(1)
+    bf16, why = choose_bf16(bf16, device, model_name)
+    return device, bf16, describe_device(device, bf16, why)
 
 
 def autocast(device: torch.device, bf16: bool):
@@ -96,6 +100,17 @@ class Team(NamedTuple):
         if self.size > 1:
             torch.distributed.all_reduce(tensor)
         return tensor
+
+    def means(self, parts: list[dict], count: int) -> dict:
+        """{name: the sum over these dicts of tensors and over all processes, divided by count}."""
+        names = list(parts[0])
+        for part in parts:
+            check_input(part.keys() == parts[0].keys(),
+                        f"a loss function must return the same names each time, got {[*part]}")
+        sums = [sum(part[name] for part in parts) for name in names]
+        # One tensor of all, so that several processes exchange it once.
+        means = self.sum(torch.stack(sums)) / count
+        return dict(zip(names, means))
 
     def add_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Make each gradient the sum over all processes."""

@@ -35,7 +35,7 @@ from evaluate import ModelRanker  # noqa: E402
 from experiments.rivals import bootstrapped, point_wise  # noqa: E402
 from plumbing.flags import check_input, option, parse_flags, run_script, write_json  # noqa: E402
 from plumbing.folder import prefetched  # noqa: E402
-from plumbing.machine import autocast, choose_bf16, hardware, pick_device, use_one_thread  # noqa: E402
+from plumbing.machine import autocast, hardware, pick_device, set_up_machine  # noqa: E402
 from plumbing.model import build_model, tiny_model, trainable  # noqa: E402
 from train import CLIP, PRESETS, State, TrainConfig, TrainingSteps, losses, one_step  # noqa: E402
 
@@ -447,8 +447,8 @@ def main(arguments: list[str] | None = None) -> dict:
     check_input(bench.repeat > 0, f"--repeat must be at least 1, got {bench.repeat}")
     ratings = load(data_cfg)
     lists = informative(split(ratings, data_cfg).train, "training")
-    use_one_thread(DEVICE, cfg.model)  # as train.py does
-    cfg = dataclasses.replace(cfg, bf16=choose_bf16(cfg.bf16, DEVICE, cfg.model)[0])
+    _device, bf16, _text = set_up_machine(cfg.model, cfg.bf16)  # as train.py does
+    cfg = dataclasses.replace(cfg, bf16=bf16)
     print(f"{hardware()}, torch {torch.__version__}, transformers {transformers.__version__}, {cfg.model} on "
           f"{data_cfg.dataset}, peak {peak_flops() / 1e12:.0f} TFLOP/s")
     chosen = [bench.only] if bench.only else [name for name in parts if name != "seven_billion"]
