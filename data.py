@@ -21,7 +21,7 @@ from alro import IDENTIFIERS, Batch, build_prompt, gold_order
 from plumbing.averages import FOLDS, fold_averages
 from plumbing.checks import check_data
 from plumbing.files import Columns, read_dataset
-from plumbing.flags import check_input, option, parse_flags, run_script
+from plumbing.flags import check_input, option, parse_flags, run_script, warn
 from plumbing.model import (
     context_length, identifier_tokens, line_end_tokens, pad, rating_tokens, special_tokens, tokenise)
 from plumbing.world import synthetic
@@ -265,6 +265,17 @@ class Encoder:
         self.levels = torch.tensor(self.words.levels)[:len(self.level_tokens)]
         self.token_of_level = dict(zip(self.words.levels, self.level_tokens.tolist()))
         self.own_tokens, self.special_tokens = special_tokens(self.tokenizer)
+        tokens = tokenise(self.tokenizer, self.words.texts).input_ids
+        self.text_tokens = torch.tensor(list(map(len, tokens)))  # (items,)
+
+    def about_how_long(self, lists) -> torch.Tensor:
+        """(lists,) about how many tokens each list's prompt has: what grouping by length needs."""
+        lengths = []
+        for ranking_list in lists:
+            history = [item for item, _rating in ranking_list.history]
+            in_texts = self.text_tokens[history + ranking_list.items].sum().item()
+            lengths.append(in_texts + 4 * len(history))  # about four more for a rating's line
+        return torch.tensor(lengths)
 
     def encode(self, lists, slots, orders=None) -> Batch:
         """Tokenise B lists, list b in displayed order slots[b]; the Batch is on the CPU.
@@ -329,9 +340,11 @@ def make_encoder(model, tokenizer, words, list_size, multiple=1) -> Encoder:
     return Encoder(tokenizer, words, list_size, context_length(model, tokenizer), multiple)
 
 
-def fit_histories(lists: list[RankingList], encoder: Encoder) -> tuple[list[RankingList], int]:
-    """(the lists, the oldest ratings of a history left out where the model could not read it all;
-    how many were shortened)."""
+def fit_histories(lists: list[RankingList], encoder: Encoder, name: str | None = None):
+    """The lists, the oldest ratings of a history left out where the model cannot read it whole.
+
+    How many were shortened is told, if these lists have a name: "training".
+    """
     # The answer has one token a candidate; as many more, since another display may be longer.
     room = encoder.max_length - 2 * encoder.list_size
 
@@ -344,16 +357,19 @@ def fit_histories(lists: list[RankingList], encoder: Encoder) -> tuple[list[Rank
             return False
         return len(tokenise(encoder.tokenizer, [prompt]).input_ids[0]) > room
 
-    fitting = []
-    for ranking_list in lists:
-        dropped = 0
-        if is_too_long(ranking_list):
+    fitting, n_shortened = list(lists), 0
+    for row, whole in enumerate(lists):
+        if whole.history and is_too_long(whole):
             # The least number to drop for which it fits, by bisection: False .. False True .. True.
+            numbers = range(len(whole.history))
             dropped = bisect.bisect_left(
-                range(len(ranking_list.history)), True,
-                key=lambda n, full=ranking_list: not is_too_long(shortened(full, n)))
-        fitting.append(shortened(ranking_list, dropped) if dropped else ranking_list)
-    return fitting, sum(old is not new for old, new in zip(lists, fitting))
+                numbers, True, key=lambda n, whole=whole: not is_too_long(shortened(whole, n)))
+            fitting[row] = shortened(whole, dropped)
+            n_shortened += 1
+    if name and n_shortened:
+        warn(f"{n_shortened} of {len(lists)} {name} lists lost their oldest history: the model "
+             f"reads {encoder.max_length} tokens")
+    return fitting
 
 
 # ---- python data.py ------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from data import (
     make_encoder, random_slots, split)
 from plumbing.averages import item_mean
 from plumbing.flags import (
-    check_choice, check_minimum, config_from_dict, option, parse_flags, progress, run_script, warn,
+    check_choice, check_minimum, config_from_dict, option, parse_flags, progress, run_script,
     write_json)
 from plumbing.folder import (
     about_runs, check_data_of_run, check_destinations, data_hashes, read_run_config, sha256,
@@ -156,11 +156,7 @@ def load_evaluation(data_cfg: DataConfig, name: str, limit: int | None = None) -
 
 def fit_to_model(data: EvaluationData, encoder) -> EvaluationData:
     """The same lists, the oldest ratings left out of histories that the model cannot read whole."""
-    lists, n_shortened = fit_histories(data.lists, encoder)
-    if n_shortened:
-        warn(f"{n_shortened} of {len(lists)} {data.split} lists lost their oldest history: the "
-             f"model reads {encoder.max_length} tokens")
-    return data._replace(lists=lists)
+    return data._replace(lists=fit_histories(data.lists, encoder, data.split))
 
 
 def ratings_of(lists) -> torch.Tensor:
@@ -190,22 +186,15 @@ class ModelRanker:
         was_training = self.model.training
         self.model.eval()
         # Lists about equally long go through the model together: little padding.
-        lengths = [self.about_how_long(ranking_list) for ranking_list in lists]
-        by_length = np.argsort(lengths, kind="stable")
+        by_length = self.encoder.about_how_long(lists).argsort(stable=True)  # (N,)
         n_batches = math.ceil(len(lists) / self.batch_size)
         predicted = torch.empty(len(lists), len(slots[0]), dtype=torch.long)  # (N, m)
-        for rows in progress(np.array_split(by_length, n_batches), "ranking"):
+        for rows in progress(by_length.tensor_split(n_batches), "ranking"):
             lists_of_batch = [lists[n] for n in rows]
             slots_of_batch = [slots[n] for n in rows]
             predicted[rows] = self.rank_batch(lists_of_batch, slots_of_batch)
         self.model.train(was_training)
         return predicted
-
-    def about_how_long(self, ranking_list) -> int:
-        """Characters of a list's titles and ratings."""
-        rated = [item for item, _rating in ranking_list.history]
-        titles = [self.encoder.words.texts[item] for item in rated + ranking_list.items]
-        return sum(map(len, titles)) + len(": 4\n") * len(rated)
 
     def rank_batch(self, lists, slots) -> torch.Tensor:
         batch = self.encoder.encode(lists, slots)

@@ -34,14 +34,14 @@ from evaluate import (
 from plumbing.checks import check_training
 from plumbing.flags import (
     check_input, command, config_from_dict, error_at, function_named, name_of,
-    option, parse_flags, progress, run_script, warn)
+    option, parse_flags, progress, run_script)
 from plumbing.folder import (
     Run, check_losses, claim_folder, data_hashes, prefetched, read_run_config, say, stop_request,
     write_config, write_results)
 from plumbing.machine import (
     Team, autocast, hardware, join_processes, peak_memory, pick_device, set_up_machine)
 from plumbing.model import (
-    build_model, sha256_of_base, tokenise, trainable, warn_of_unknown_titles)
+    build_model, sha256_of_base, trainable, warn_of_unknown_titles)
 from plumbing.presets import PRESETS
 from plumbing.tables import describe_start, in_plain_words, in_words, text_table
 
@@ -92,7 +92,8 @@ class TrainConfig:
     # ---- looking at it
     valid_every: int | None = option(None, "steps between validations, each with a checkpoint; "
                                            "None = a tenth of all")
-    valid_lists: int | None = option(200, "validation lists to rank; None = all")
+    valid_lists: int | None = option(200, "most validation lists to rank (and no more than were "
+                                             "trained on since the last time); None = all")
     test_lists: int | None = option(300, "test lists to rank at the end; 0 = none, None = all")
 
     def __post_init__(self):
@@ -128,7 +129,7 @@ class StepData(NamedTuple):
 
 
 class TrainingSteps:
-    """Element s is all the data of step s: a pure function of (seed, s).
+    """`data_of(s)` is all the data of step s: a pure function of (seed, s).
 
     So a run can start anywhere, in any process.
     """
@@ -141,21 +142,7 @@ class TrainingSteps:
         self.lists, self.encoder, self.cfg, self.team = lists, encoder, cfg, team
         self.per_epoch = math.ceil(len(lists) / cfg.batch_size)
         self.total = cfg.steps or max(1, round(cfg.epochs * self.per_epoch))
-        self.lengths = self.about_how_long()  # (lists,)
-
-    def about_how_long(self) -> torch.Tensor:
-        """(lists,) about how many tokens each list's prompt has."""
-        tokens = tokenise(self.encoder.tokenizer, self.encoder.words.texts).input_ids
-        text_tokens = torch.tensor([len(text) for text in tokens])  # (items,)
-        lengths = []
-        for ranking_list in self.lists:
-            history = [item for item, _rating in ranking_list.history]
-            in_texts = text_tokens[history + ranking_list.items].sum().item()
-            lengths.append(in_texts + 4 * len(history))  # about four more for a rating's line
-        return torch.tensor(lengths)
-
-    def __len__(self) -> int:
-        return self.total
+        self.lengths = encoder.about_how_long(lists)  # (lists,)
 
     def lists_of(self, epoch: int, place: int) -> list[RankingList]:
         """The lists of the epoch's step at this place; an epoch has each list once."""
@@ -171,7 +158,7 @@ class TrainingSteps:
         chosen = torch.cat(by_length)[start:start + batch_size]
         return [self.lists[row] for row in chosen.tolist()]
 
-    def __getitem__(self, step: int) -> StepData:
+    def data_of(self, step: int) -> StepData:
         epoch, place = divmod(step, self.per_epoch)
         lists = self.lists_of(epoch, place)
         # This process's share, and its parts: 8 lists, 2 processes and --grad_accum 4 make 4 parts
@@ -382,11 +369,7 @@ def prepare(data_cfg: DataConfig, cfg: TrainConfig, team: Team = Team()) -> Job:
     warn_of_unknown_titles(tokenizer, ratings.words.texts)
 
     # Lists whose candidates all have one rating can teach no order.
-    train_lists = informative(splits.train, "training")
-    train_lists, n_shortened = fit_histories(train_lists, encoder)
-    if n_shortened:
-        warn(f"{n_shortened} of {len(train_lists)} training lists lost their oldest history: the "
-             f"model reads {encoder.max_length} tokens")
+    train_lists = fit_histories(informative(splits.train, "training"), encoder, "training")
     # Each process needs a list in each step, the smallest one of an epoch included.
     smallest_step = len(train_lists) % cfg.batch_size or cfg.batch_size
     check_input(smallest_step >= team.size,
@@ -396,9 +379,9 @@ def prepare(data_cfg: DataConfig, cfg: TrainConfig, team: Team = Team()) -> Job:
 
     # A validation ranks no more lists than were trained on since the one before: a short run would
     # do little else.
-    valid_every = cfg.valid_every or max(1, len(steps) // 10)
+    valid_every = cfg.valid_every or max(1, steps.total // 10)
     valid_lists = informative(splits.valid, "validation")[:cfg.valid_lists]
-    valid_lists, _ = fit_histories(valid_lists[:valid_every * cfg.batch_size], encoder)
+    valid_lists = fit_histories(valid_lists[:valid_every * cfg.batch_size], encoder)
     return Job(ratings, splits, model, tokenizer, encoder, steps, valid_every, valid_lists)
 
 
@@ -415,6 +398,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
     team = join_processes()
     device, bf16, device_text = set_up_machine(cfg.model, cfg.bf16)
     job = prepare(data_cfg, cfg, team)
+    total = job.steps.total
     # The record keeps --bf16 as it was given: a run may go on on a machine that chooses otherwise.
     origin = {"data": data_hashes(job.ratings.words, job.splits), "losses": name_of(losses)}
     origin |= {"base": sha256_of_base(job.model), "config": dataclasses.asdict(cfg)}
@@ -424,16 +408,17 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
     if run.writes and run_cfg.resume is None:
         write_config(folder, origin, dataclasses.asdict(data_cfg), job.ratings.words, hardware())
     run.say(describe_start(data_cfg, cfg, job, device_text, name_of(losses)))
-    state = State(job.model.to(device).train(), cfg, len(job.steps))
+    state = State(job.model.to(device).train(), cfg, total)
     run.load_checkpoint(state)
 
     # ---- train: the algorithm is in `one_step` and `losses`
-    # `prefetched` hands out job.steps[step] (TrainingSteps), made while the model works.
-    bar = {"total": len(job.steps), "initial": state.step, "disable": not run.writes}
+    # A thread makes the data of the next step while the model works on this one.
+    bar = {"total": total, "initial": state.step, "disable": not run.writes}
     with stop_request() as stop:  # Ctrl-C, SIGTERM: leave after the step under way
-        for data in progress(prefetched(job.steps, state.step), "training", **bar):
+        coming = prefetched(job.steps.data_of, range(state.step, total))
+        for data in progress(coming, "training", **bar):
             means = one_step(state, data, cfg, losses, team)
-            due = state.step % job.valid_every == 0 or state.step == len(job.steps)
+            due = state.step % job.valid_every == 0 or state.step == total
             stopping = team.any(bool(stop), device)  # all leave at the same step
             run.log_step(state, means, data.list_ids, due)
             if due:  # the model that ranks best here, not the last one, is the run's result
@@ -444,7 +429,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
                 on_step(state.step)
             if stopping:
                 break
-        if stop or (state.step < len(job.steps)):
+        if stop or state.step < total:
             run.interrupted(state)
     team.leave()
 

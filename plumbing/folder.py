@@ -447,15 +447,17 @@ class stop_request:  # noqa: N801 (used as a function: `with stop_request() as s
             signal.signal(number, handler)
 
 
-def prefetched(steps, first: int):
-    """steps[first] and on; each is made by a thread while the model works on the one before."""
+def prefetched(make, numbers):
+    """make(number) for each of the numbers; a thread makes the next while the caller uses this."""
+    waiting = None
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        coming = [pool.submit(steps.__getitem__, step) for step in range(first, len(steps))[:1]]
-        for step in range(first, len(steps)):
-            data = coming.pop().result()
-            if step + 1 < len(steps):
-                coming.append(pool.submit(steps.__getitem__, step + 1))
-            yield data
+        for number in numbers:
+            following = pool.submit(make, number)
+            if waiting:
+                yield waiting.result()
+            waiting = following
+        if waiting:
+            yield waiting.result()
 
 
 # ---- Results of an evaluation --------------------------------------------------------------------

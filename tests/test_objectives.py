@@ -100,7 +100,7 @@ def step():
     model, tokenizer = build_model(demo_config(), RATINGS.words)
     encoder = data.make_encoder(model, tokenizer, RATINGS.words, 5)
     steps = train.TrainingSteps(data.informative(data.split(RATINGS, CONFIG).train, "training"), encoder, demo_config())
-    batch = steps[0].parts[0]
+    batch = steps.data_of(0).parts[0]
     with torch.no_grad():
         log_probs = alro.candidate_log_probs(alro.target_logits(model, batch)[0], batch).chunk(2)
     return model, batch, log_probs

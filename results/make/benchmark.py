@@ -95,7 +95,7 @@ def prepared(data_cfg, cfg, ratings, lists):
     model, tokenizer = build_model(cfg, ratings.words)
     encoder = make_encoder(model, tokenizer, ratings.words, data_cfg.list_size,
                            multiple=64 if cfg.compile else 1)
-    fitting, _ = fit_histories(lists, encoder)
+    fitting = fit_histories(lists, encoder)
     return model.to(DEVICE).train(), encoder, TrainingSteps(fitting, encoder, cfg)
 
 
@@ -130,11 +130,12 @@ def training(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
             fused = trick.startswith("+")
             weights = list(trainable(model).values())
             optimizer = torch.optim.AdamW(weights, cfg.lr, fused=fused or None)  # None: torch's own choice
-            ready = [steps[i].parts for i in range(4)]
+            ready = [steps.data_of(i).parts for i in range(4)]
 
             def one_step(i, steps=steps, ready=ready, fused=fused, trick=trick, model=model, weights=weights,
                          optimizer=optimizer, some=some):
-                for batch in ready[i] if fused else steps[i].parts:  # unless data come ahead, they are made here
+                # Unless data come ahead, they are made here.
+                for batch in ready[i] if fused else steps.data_of(i).parts:
                     batch = batch.to(DEVICE)
                     parts = (naive_losses if trick == "naive" else losses)(model, batch, some)
                     (parts["total"].sum() / cfg.batch_size).backward()
@@ -164,7 +165,7 @@ def memory(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     for name, checkpointing in ("hidden.sum()", False), ("ALRO", False), ("ALRO, checkpointing", True):
         some = dataclasses.replace(cfg, compile=False, gradient_checkpointing=checkpointing)
         model, _, steps = prepared(data_cfg, some, ratings, lists)
-        batch = steps[0].parts[0].to(DEVICE)
+        batch = steps.data_of(0).parts[0].to(DEVICE)
         kept = {}
 
         def keep(tensor, kept=kept):
@@ -196,7 +197,7 @@ def memory(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
 def loss(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     """What SLL and PSL themselves cost, forward and backward, beside the whole step."""
     model, _, steps = prepared(data_cfg, dataclasses.replace(cfg, compile=False), ratings, lists)
-    batch = steps[0].parts[0].to(DEVICE)
+    batch = steps.data_of(0).parts[0].to(DEVICE)
     check_input(cfg.beta > 0, "the loss benchmark is about SLL and PSL: --beta must not be 0")
     half, m = len(batch.slots) // 2, data_cfg.list_size
     rating, tau = batch.ratings[:half], gold_rank(batch.ratings[:half])
@@ -235,9 +236,9 @@ def ours(what: str, data_cfg, cfg, ratings, lists, warm: int, count: int) -> dic
     cfg = dataclasses.replace(cfg, steps=warm + count)
     forget_peak()
     model, _, steps = prepared(data_cfg, cfg, ratings, lists)
-    state = State(model, cfg, len(steps))
+    state = State(model, cfg, steps.total)
     tokens = torch.zeros((), device=DEVICE)
-    for number, data in enumerate(prefetched(steps, 0)):
+    for number, data in enumerate(prefetched(steps.data_of, range(steps.total))):
         if number == warm:
             wait()
             start = time.perf_counter()
@@ -387,7 +388,7 @@ def growth(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
         some = made_up(ratings, m, history, 8)
         built, encoder, steps = prepared(dataclasses.replace(data_cfg, list_size=m), cfg, ratings, some)
         built = model(encoder).to(DEVICE).train() if model else built
-        batch = steps[0].parts[0].to(DEVICE)
+        batch = steps.data_of(0).parts[0].to(DEVICE)
         step = seconds(lambda: losses(built, batch, cfg)["total"].mean().backward(), bench.repeat)
         ask = encoder.encode(some, [one.shown for one in some]).to(DEVICE)
         built.eval()
@@ -426,7 +427,7 @@ def seven_billion(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model = peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).train()
     optimizer = torch.optim.AdamW(trainable(model).values(), 1e-4, fused=True)
-    batch = steps[0].parts[0].to(DEVICE)
+    batch = steps.data_of(0).parts[0].to(DEVICE)
 
     def step():
         losses(model, batch, cfg)["total"].mean().backward()
