@@ -10,6 +10,7 @@ Where ratings come from, files or the demo's world, is in plumbing/: they arrive
 """
 import bisect
 import dataclasses
+import functools
 import hashlib
 import itertools
 from typing import NamedTuple
@@ -265,8 +266,12 @@ class Encoder:
         self.levels = torch.tensor(self.words.levels)[:len(self.level_tokens)]
         self.token_of_level = dict(zip(self.words.levels, self.level_tokens.tolist()))
         self.own_tokens, self.special_tokens = special_tokens(self.tokenizer)
+
+    @functools.cached_property
+    def text_tokens(self) -> torch.Tensor:
+        """(items,) how many tokens the text of each item has."""
         tokens = tokenise(self.tokenizer, self.words.texts).input_ids
-        self.text_tokens = torch.tensor(list(map(len, tokens)))  # (items,)
+        return torch.tensor(list(map(len, tokens)))
 
     def about_how_long(self, lists) -> torch.Tensor:
         """(lists,) about how many tokens each list's prompt has: what grouping by length needs."""

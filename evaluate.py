@@ -25,16 +25,15 @@ import torch
 
 from alro import DECODINGS, AlroError, rank_candidates, rank_of
 from data import (
-    DataConfig, PromptWords, RankingList, Ratings, Splits, fit_histories, informative, load,
+    DataConfig, Encoder, PromptWords, RankingList, Ratings, Splits, fit_histories, informative, load,
     make_encoder, random_slots, split)
 from plumbing.averages import item_mean
 from plumbing.flags import (
-    check_choice, check_minimum, config_from_dict, option, parse_flags, progress, run_script,
-    write_json)
+    check_choice, check_minimum, option, parse_flags, progress, run_script, write_json)
 from plumbing.folder import (
-    about_runs, check_data_of_run, check_destinations, data_hashes, read_run_config, sha256,
-    write_results)
-from plumbing.machine import autocast, hardware, set_up_machine
+    about_runs, check_data_of_run, check_destinations, data_hashes, read_run_config, result_of, say,
+    settings_of_run, sha256, write_results)
+from plumbing.machine import autocast, set_up_machine
 from plumbing.model import load_run, sha256_of_weights
 from plumbing.tables import in_plain_words, in_words, text_table
 
@@ -127,7 +126,7 @@ class EvaluationData(NamedTuple):
     ratings: Ratings
     splits: Splits
     split: str                # valid or test
-    informative: int          # how many lists of that split have two different ratings
+    n_informative: int        # how many lists of that split have two different ratings
     lists: list[RankingList]  # the first of them: what is ranked
     sha256: str               # hash of these, as they were split: histories may be cut to fit
 
@@ -148,12 +147,6 @@ def choose_lists(ratings: Ratings, splits: Splits, name: str, limit: int | None)
     return EvaluationData(ratings, splits, name, len(lists), chosen, sha256(chosen))
 
 
-def load_evaluation(data_cfg: DataConfig, name: str, limit: int | None = None) -> EvaluationData:
-    """Load a dataset, split it, and choose the lists to rank."""
-    ratings = load(data_cfg)
-    return choose_lists(ratings, split(ratings, data_cfg), name, limit)
-
-
 def fit_to_model(data: EvaluationData, encoder) -> EvaluationData:
     """The same lists, the oldest ratings left out of histories that the model cannot read whole."""
     return data._replace(lists=fit_histories(data.lists, encoder, data.split))
@@ -171,15 +164,14 @@ def knows_ratings(encoder, candidate_weight: float) -> bool:
     return candidate_weight > 0 and len(encoder.levels) > 0
 
 
+@dataclasses.dataclass
 class ModelRanker:
     """A ranker that asks the language model."""
-
-    def __init__(self, model, encoder, decode="greedy", batch_size=64, bf16=False):
-        self.model = model
-        self.encoder = encoder
-        self.decode = decode
-        self.batch_size = batch_size
-        self.bf16 = bf16
+    model: torch.nn.Module
+    encoder: Encoder
+    decode: str = "greedy"
+    batch_size: int = 64  # lists at a time
+    bf16: bool = False
 
     def __call__(self, lists, slots) -> torch.Tensor:
         # Training validates between two steps: dropout is off here, and afterwards as it was.
@@ -310,35 +302,20 @@ def summary(methods: dict, data: EvaluationData, calls: dict, **about) -> dict:
     calls: {method: prompts that the language model reads for one list}. about: dataset, model,
     seed, decode, orders.
     """
-    rows = {}
+    intervals = {}
     for name, method in methods.items():
-        row = rows[name] = {}
-        for metric, values in method["values"].items():
-            mean, low, high = bootstrap(values)
-            row[metric] = {"mean": mean, "ci95": [low, high]}
-        row["mean_rank_by_slot"] = method["mean_rank_by_slot"]
-        row["llm_calls_per_list"] = calls.get(name, 0)
-        if "by_seed" in method:  # of several runs (experiments/compare.py)
-            row["by_seed"] = method["by_seed"]
-    result = {**about, "split": data.split, "hardware": hardware(), "list_size": data.list_size}
-    result["lists"] = len(getattr(data.splits, data.split))
-    result["informative_lists"] = data.informative
-    result["ranked_lists"] = len(data.lists)
-    result["data_sha256"] = data.sha256
-    result["methods"] = rows
-    result["timing"] = {name: {"ms_per_list": method["ms_per_list"]}
-                        for name, method in methods.items()}
-    return result
+        intervals[name] = {metric: bootstrap(value) for metric, value in method["values"].items()}
+    return result_of(methods, intervals, data, calls, about)
 
 
 def score_table(rankers: dict, data: EvaluationData, orders: int, calls: dict, **about):
-    """Score every ranker on the same lists in the same displayed orders, the chance row first.
+    """Score these rankers, and those that every table has, on the same lists in the same orders.
 
     Returns: (result, methods), see `summary` and `score_method`.
     """
     methods = {"chance": chance_method(data.lists)}
     # The values of single lists come first, what a table shows of them is made of these.
-    for name, ranker in rankers.items():
+    for name, ranker in {**rankers, **reference_rankers(data)}.items():
         methods[name] = score_method(ranker, data.lists, orders)
     return summary(methods, data, calls, orders=orders, **about), methods
 
@@ -376,26 +353,42 @@ def rankers_of_run(folder: str, words: PromptWords, m: int, decode="greedy", bat
     return rankers
 
 
-def score_run(folder: str, rankers: dict, data: EvaluationData, orders: int, decode="greedy"):
-    """Score rankers that ask a run's model, and the rows every table has: (result, methods)."""
-    calls = dict.fromkeys(rankers, 1)  # one prompt a list, whichever way it is read off
+def score_run(folder: str, rankers: dict, data: EvaluationData, orders: int, decode="greedy",
+              show=0, json_file=None) -> dict:
+    """Score rankers that ask a run's model; keep the table in its folder and print it.
+
+    Args: show: how many lists to print in words; json_file: where to write the table, too.
+    Returns: {"result", "methods"}, see `score_table`.
+    """
     about = about_runs([read_run_config(folder)])
     about["model_sha256"] = sha256_of_weights(Path(folder, "model"))
-    rankers = rankers | reference_rankers(data)
-    return score_table(rankers, data, orders, calls, decode=decode, **about)
+    calls = dict.fromkeys(rankers, 1)  # one prompt a list, whichever way it is read off
+    result, methods = score_table(rankers, data, orders, calls, decode=decode, **about)
+    row = "trained" if "trained" in rankers else "knows"
+    # What can be lost is saved first; a result that cannot be kept is still told.
+    try:
+        write_results(Path(folder), result, methods, data.lists)
+        if json_file:
+            write_json(Path(json_file), result)
+    finally:
+        say(f"\n{text_table(result)}\n")
+        for n in range(min(show, len(data.lists))):
+            say(in_words(data, methods[row], n) + "\n")
+        say(in_plain_words(result, row))
+    return {"result": result, "methods": methods}
 
 
 def data_of_run(folder: str, name: str, limit: int | None) -> EvaluationData:
     """The lists of a run's split of that name; AlroError if its data are not those of then."""
-    config = read_run_config(folder)
-    data_cfg = config_from_dict(DataConfig, config["data"], f"{folder}/config.json")
-    data = load_evaluation(data_cfg, name, limit)
-    check_data_of_run(folder, config, data_hashes(data.ratings.words, data.splits))
-    return data
+    data_cfg = settings_of_run(folder, "data", DataConfig)
+    ratings = load(data_cfg)
+    splits = split(ratings, data_cfg)
+    check_data_of_run(folder, data_hashes(ratings.words, splits))
+    return choose_lists(ratings, splits, name, limit)
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    """Score a run: {"result", "methods"}, see `score_table`."""
+    """Score a run: {"result", "methods"}, see `score_run`."""
     cfg, folder = parse_flags(arguments, EvalConfig, positional="run", nargs=None)
     if cfg.ask is not None:
         from experiments.ask import ask  # here, since it imports this file
@@ -407,23 +400,7 @@ def main(arguments: list[str] | None = None) -> dict:
     data = data_of_run(folder, cfg.split, cfg.limit)
     rankers = rankers_of_run(folder, data.ratings.words, data.list_size, cfg.decode, cfg.batch_size)
     data = fit_to_model(data, next(iter(rankers.values())).encoder)
-
-    result, methods = score_run(folder, rankers, data, cfg.orders, cfg.decode)
-    row = next(iter(rankers))
-    # What can be lost is saved first; a result that cannot be kept is still told.
-    unwritten = None
-    try:
-        write_results(Path(folder), result, methods, data.lists)
-        if cfg.json:
-            write_json(Path(cfg.json), result)
-    except AlroError as error:
-        unwritten = error
-    for n in range(min(cfg.show, len(data.lists))):
-        print(in_words(data, methods[row], n), "\n")
-    print(f"{text_table(result)}\n\n{in_plain_words(result, row)}")
-    if unwritten:
-        raise unwritten
-    return {"result": result, "methods": methods}
+    return score_run(folder, rankers, data, cfg.orders, cfg.decode, cfg.show, cfg.json)
 
 
 if __name__ == "__main__":

@@ -33,17 +33,17 @@ from evaluate import (
     score_run)
 from plumbing.checks import check_training
 from plumbing.flags import (
-    check_input, command, config_from_dict, error_at, function_named, name_of,
-    option, parse_flags, progress, run_script)
+    check_input, command, error_at, function_named, name_of, next_command, option, parse_flags,
+    progress, run_script)
 from plumbing.folder import (
-    Run, check_losses, claim_folder, data_hashes, prefetched, read_run_config, say, stop_request,
-    write_config, write_results)
+    Run, check_losses, claim_folder, data_hashes, prefetched, read_run_config, say,
+    settings_of_run, stop_request, write_config)
 from plumbing.machine import (
-    Team, autocast, hardware, join_processes, peak_memory, pick_device, set_up_machine)
+    ALONE, Team, autocast, join_processes, peak_memory, pick_device, set_up_machine)
 from plumbing.model import (
     build_model, sha256_of_base, trainable, warn_of_unknown_titles)
 from plumbing.presets import PRESETS
-from plumbing.tables import describe_start, in_plain_words, in_words, text_table
+from plumbing.tables import describe_start
 
 # ---- Settings ------------------------------------------------------------------------------------
 
@@ -138,7 +138,7 @@ class TrainingSteps:
     SORTED_TOGETHER = 16
 
     def __init__(self, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig,
-                 team: Team = Team()):  # noqa: B008 (it cannot be changed)
+                 team: Team = ALONE):
         self.lists, self.encoder, self.cfg, self.team = lists, encoder, cfg, team
         self.per_epoch = math.ceil(len(lists) / cfg.batch_size)
         self.total = cfg.steps or max(1, round(cfg.epochs * self.per_epoch))
@@ -206,7 +206,7 @@ def model_outputs(model, batch: Batch, cfg: TrainConfig):
 
     Returns: (log_probs, other_log_probs, rating_terms): (B, m, m), log_probs[b, k, i] is that of
     candidate i at output position k of list b, normalised over the vocabulary; the same in the
-    other displayed order, or None; what alro_loss takes of `rating_loss`: terms (B,) and weights.
+    other displayed order, or None; the rating terms (B,) and weights that alro_loss takes.
     """
     # Stage 1: one pass of the model over all rows. Both displayed orders go through it together:
     # half as many passes.
@@ -224,10 +224,10 @@ def model_outputs(model, batch: Batch, cfg: TrainConfig):
     rating_terms = {}
     if cfg.history_weight > 0:
         term = rating_loss(history_logits[:n_lists], batch.history_rated[:n_lists])  # (B,)
-        rating_terms |= {"history_term": term, "history_weight": cfg.history_weight}
+        rating_terms["history"] = term, cfg.history_weight
     if cfg.candidate_weight > 0:
         term = rating_loss(candidate_logits[:n_lists], batch.candidate_rated[:n_lists])  # (B,)
-        rating_terms |= {"candidate_term": term, "candidate_weight": cfg.candidate_weight}
+        rating_terms["candidates"] = term, cfg.candidate_weight
     return log_probs, other, rating_terms
 
 
@@ -280,15 +280,15 @@ class State:
         self.best = -math.inf  # validation NDCG
 
 
-def one_step(state: State, data: StepData, cfg: TrainConfig, losses=losses,
-             team: Team = Team()) -> dict:  # noqa: B008
+def one_step(state: State, step_data: StepData, cfg: TrainConfig, losses=losses,
+             team: Team = ALONE) -> dict:
     """Forward, backward, clip, update. Returns: means over the step's lists, of each value that
     `losses` gives, the norm of the gradient and the rate; most still on the device."""
     # Dropout (of LoRA) draws from (seed, step, process): resuming repeats it.
     torch.manual_seed(seed_from("step", cfg.seed, state.step, team.process))
-    n_lists = len(data.list_ids)
+    n_lists = len(step_data.list_ids)
     sums_of_parts = []
-    for batch in data.parts:
+    for batch in step_data.parts:
         batch = batch.to(state.device)
         values = losses(state.model, batch, cfg)
         n_rows = len(batch.order)  # with PSL two for each list
@@ -314,7 +314,7 @@ def one_step(state: State, data: StepData, cfg: TrainConfig, losses=losses,
 
 
 def validate(model, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig,
-             team: Team = Team()) -> dict[str, float]:  # noqa: B008
+             team: Team = ALONE) -> dict[str, float]:
     """Mean NDCG@m of the validation lists, each in one random displayed order.
 
     Returns: {"valid_ndcg": of what the answer says} and, where candidates' ratings are targets,
@@ -351,14 +351,13 @@ class Job(NamedTuple):
     ratings: Ratings
     splits: Splits
     model: torch.nn.Module
-    tokenizer: object
     encoder: Encoder
     steps: TrainingSteps
     valid_every: int                # steps
     valid_lists: list[RankingList]
 
 
-def prepare(data_cfg: DataConfig, cfg: TrainConfig, team: Team = Team()) -> Job:  # noqa: B008
+def prepare(data_cfg: DataConfig, cfg: TrainConfig, team: Team = ALONE) -> Job:
     """Load the data and the model. Raises: AlroError if they do not fit together."""
     ratings = load(data_cfg)
     splits = split(ratings, data_cfg)
@@ -382,7 +381,7 @@ def prepare(data_cfg: DataConfig, cfg: TrainConfig, team: Team = Team()) -> Job:
     valid_every = cfg.valid_every or max(1, steps.total // 10)
     valid_lists = informative(splits.valid, "validation")[:cfg.valid_lists]
     valid_lists = fit_histories(valid_lists[:valid_every * cfg.batch_size], encoder)
-    return Job(ratings, splits, model, tokenizer, encoder, steps, valid_every, valid_lists)
+    return Job(ratings, splits, model, encoder, steps, valid_every, valid_lists)
 
 
 def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig(),  # noqa: B008
@@ -406,7 +405,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
     folder, lock = claim_folder(run_cfg.resume, run_cfg.out, data_cfg.dataset, team)
     run = Run(folder, lock, origin, data_cfg.list_size, writes=team.process == 0)
     if run.writes and run_cfg.resume is None:
-        write_config(folder, origin, dataclasses.asdict(data_cfg), job.ratings.words, hardware())
+        write_config(folder, origin, dataclasses.asdict(data_cfg), job.ratings.words)
     run.say(describe_start(data_cfg, cfg, job, device_text, name_of(losses)))
     state = State(job.model.to(device).train(), cfg, total)
     run.load_checkpoint(state)
@@ -416,15 +415,15 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
     bar = {"total": total, "initial": state.step, "disable": not run.writes}
     with stop_request() as stop:  # Ctrl-C, SIGTERM: leave after the step under way
         coming = prefetched(job.steps.data_of, range(state.step, total))
-        for data in progress(coming, "training", **bar):
-            means = one_step(state, data, cfg, losses, team)
+        for step_data in progress(coming, "training", **bar):
+            means = one_step(state, step_data, cfg, losses, team)
             due = state.step % job.valid_every == 0 or state.step == total
             stopping = team.any(bool(stop), device)  # all leave at the same step
-            run.log_step(state, means, data.list_ids, due)
+            run.log_step(state, means, step_data.list_ids, due)
             if due:  # the model that ranks best here, not the last one, is the run's result
                 with error_at(f"step {state.step}"):
                     scores = validate(job.model, job.valid_lists, job.encoder, cfg, team)
-                run.validated(state, scores, job.tokenizer)
+                run.validated(state, scores, job.encoder.tokenizer)
             if on_step:
                 on_step(state.step)
             if stopping:
@@ -434,8 +433,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
     team.leave()
 
     # ---- end: the test lists, with the model that was best on validation
-    if peak_memory():
-        run.say(peak_memory())
+    run.say(peak_memory())
     outcome = {"folder": str(folder), "best_valid_ndcg": state.best}
     # The first process ranks alone: the others have nothing left to do.
     if cfg.test_lists != 0 and run.writes:
@@ -444,54 +442,36 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
 
 
 def rank_test_lists(folder: Path, cfg: TrainConfig, job: Job) -> dict:
-    """Rank the test lists and print the table: {"result", "methods"} of evaluate.score_table."""
+    """Rank the test lists, keep and print the table: {"result", "methods"} of evaluate.score_run."""
     say(f"trained; if interrupted now, rank later: {command('evaluate.py', folder)}")
-    data = choose_lists(job.ratings, job.splits, "test", cfg.test_lists)
-    data = fit_to_model(data, job.encoder)
-    words, m, at_once = job.ratings.words, data.list_size, lists_ranked_at_once(cfg)
+    words, at_once = job.ratings.words, lists_ranked_at_once(cfg)
     untrained, _tokenizer = build_model(cfg, words)  # as it began: a pretrained one, zero-shot
     rankers = {"untrained": ModelRanker(untrained.to(pick_device()), job.encoder,
                                         batch_size=at_once, bf16=cfg.bf16)}
-    rankers |= rankers_of_run(str(folder), words, m, batch_size=at_once)
-    result, methods = score_run(str(folder), rankers, data, TEST_ORDERS)
-    write_results(folder, result, methods, data.lists)
-    say(f"\n{text_table(result)}\n\n{in_words(data, methods['trained'], 0)}")
-    say(f"\n{in_plain_words(result)}\n{next_command(folder, cfg)}")
-    return {"result": result, "methods": methods}
-
-
-def next_command(folder: Path, cfg: TrainConfig) -> str:
-    """What to run after this run, and why."""
-    demo = dataclasses.replace(TrainConfig(), seed=cfg.seed, bf16=cfg.bf16)
-    if cfg == demo:
-        plain = command("train.py", "--alpha", 0, "--beta", 0, "--seed", cfg.seed)
-        return f"Next, plain fine-tuning, to compare: {plain}"
-    return f"Next, three lists in words: {command('evaluate.py', folder, '--show', 3)}"
+    rankers |= rankers_of_run(str(folder), words, job.encoder.list_size, batch_size=at_once)
+    data = choose_lists(job.ratings, job.splits, "test", cfg.test_lists)
+    scores = score_run(str(folder), rankers, fit_to_model(data, job.encoder), TEST_ORDERS, show=1)
+    say(next_command(folder, cfg))
+    return scores
 
 
 # ---- python train.py -----------------------------------------------------------------------------
 
-def resume(folder: str) -> dict:
-    """Go on with a run, under its own configuration."""
-    config, where = read_run_config(folder), f"{folder}/config.json"
-    data_cfg = config_from_dict(DataConfig, config["data"], where)
-    cfg = config_from_dict(TrainConfig, config["train"], where)
-    with error_at(where):
-        function = function_named(str(config.get("losses")))
-    return train(data_cfg, cfg, RunConfig(resume=folder), losses=function)
-
-
 def main(arguments: list[str] | None = None) -> dict:
     data_cfg, cfg, run_cfg = parse_flags(arguments, DataConfig, TrainConfig, RunConfig,
                                          presets=PRESETS)
-    # Flags beside --resume would promise what cannot be: the run keeps its own.
-    if run_cfg.resume is not None:
-        alone = (data_cfg, cfg, run_cfg) == (DataConfig(), TrainConfig(),
-                                             RunConfig(resume=run_cfg.resume))
-        check_input(alone, "--resume RUN goes on with that run's own configuration and takes no "
-                           "other flag")
-        return resume(run_cfg.resume)
-    return train(data_cfg, cfg, run_cfg, losses=function_named(run_cfg.losses))
+    folder = run_cfg.resume
+    if folder is None:
+        return train(data_cfg, cfg, run_cfg, losses=function_named(run_cfg.losses))
+    # Flags beside --resume would promise what cannot be: the run keeps its own configuration.
+    alone = (data_cfg, cfg, run_cfg) == (DataConfig(), TrainConfig(), RunConfig(resume=folder))
+    check_input(alone, "--resume RUN goes on with that run's own configuration and takes no other "
+                       "flag")
+    data_cfg = settings_of_run(folder, "data", DataConfig)
+    cfg = settings_of_run(folder, "train", TrainConfig)
+    with error_at(f"{folder}/config.json"):
+        losses_then = function_named(str(read_run_config(folder)["losses"]))
+    return train(data_cfg, cfg, run_cfg, losses=losses_then)
 
 
 if __name__ == "__main__":

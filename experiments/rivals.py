@@ -32,17 +32,18 @@ from torch import nn
 
 from alro import AlroError, backbone, clean_text, rank_of, token_logits
 from data import (
-    DataConfig, Splits, informative, list_prompt, load, make_encoder, random_slots, split)
+    DataConfig, Splits, informative, list_prompt, make_encoder, random_slots)
 from evaluate import (
-    EvaluationData, ModelRanker, chance_method, choose_lists, fit_to_model,
+    EvaluationData, ModelRanker, chance_method, fit_to_model,
     ndcg, rankers_of_run, ratings_of, reference_rankers, score_ranker, summary)
 from experiments.compare import (
-    OWN_ROWS, by_group, data_of_runs, differences, named_rows, print_comparison, score_rows)
+    OWN_ROWS, by_group, data_of_runs, differences, load_evaluation, named_rows, print_comparison,
+    score_rows)
 from plumbing.averages import item_mean
 from plumbing.files import Columns
 from plumbing.flags import (
-    check_choice, check_input, check_minimum, config_from_dict, option, parse_flags, progress, run_script)
-from plumbing.folder import about_runs, check_writable, read_run_config, write_results
+    check_choice, check_input, check_minimum, option, parse_flags, progress, run_script)
+from plumbing.folder import about_runs, check_writable, read_run_config, settings_of_run, write_results
 from plumbing.machine import autocast, set_up_machine
 from plumbing.model import build_model, rating_tokens, tokenise
 from plumbing.tables import text_table
@@ -500,8 +501,7 @@ def ways_to_rank(folder: str, data: EvaluationData) -> dict:
 
 def untrained_ranker(folder: str, data: EvaluationData) -> ModelRanker:
     """The model that a run began with: a pretrained one then ranks zero-shot."""
-    config = read_run_config(folder)["train"]
-    cfg = config_from_dict(TrainConfig, config, f"{folder}/config.json")
+    cfg = settings_of_run(folder, "train", TrainConfig)
     device, bf16, _text = set_up_machine(cfg.model, cfg.bf16)
     model, tokenizer = build_model(cfg, data.ratings.words)
     encoder = make_encoder(model, tokenizer, data.ratings.words, data.list_size)
@@ -529,8 +529,7 @@ def llm_rankers(configs: dict[str, dict], data: EvaluationData, pool: bool):
 def load_lists(configs: dict[str, dict], data_cfg: DataConfig, cfg: RivalsConfig) -> EvaluationData:
     """The runs' own lists, which must be the same for all; without runs, those of the flags."""
     if not configs:
-        ratings = load(data_cfg)
-        return choose_lists(ratings, split(ratings, data_cfg), cfg.split, cfg.limit)
+        return load_evaluation(data_cfg, cfg.split, cfg.limit)
     check_input(data_cfg == DataConfig(), "with runs, their own data are used: give no data flags")
     return data_of_runs(configs, cfg.split, cfg.limit)
 

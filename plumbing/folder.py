@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 from alro import AlroError, clean_text
 from plumbing.flags import (
-    check_input, command, one_line_error, read_json, to_nowhere, warn, write_json)
+    check_input, command, config_from_dict, one_line_error, read_json, to_nowhere, warn, write_json)
+from plumbing.machine import hardware
 from plumbing.model import trainable
 
 # ---- Finding and locking it ----------------------------------------------------------------------
@@ -126,7 +127,7 @@ CONFIG_FIELDS = {  # what every reader needs
     "prompt": {"noun": str, "scale": list, "levels": list}}
 
 
-def write_config(folder: Path, origin: dict, data_config: dict, words, hardware: str) -> None:
+def write_config(folder: Path, origin: dict, data_config: dict, words) -> None:
     """config.json: all that tells how the run came about.
 
     Args: origin: see `Run`; words: data.PromptWords.
@@ -135,7 +136,7 @@ def write_config(folder: Path, origin: dict, data_config: dict, words, hardware:
     config["prompt"] = {"noun": words.noun, "scale": words.scale, "levels": words.levels}
     config["data_sha256"] = origin["data"]
     config["base_sha256"] = origin["base"]
-    config["hardware"] = hardware
+    config["hardware"] = hardware()
     libraries = (torch, np, transformers)
     config["versions"] = {library.__name__: library.__version__ for library in libraries}
     config["versions"]["python"] = sys.version.split()[0]
@@ -171,9 +172,14 @@ def about_runs(configs) -> dict:
     return about
 
 
-def check_data_of_run(folder: str, config: dict, now: dict[str, str]) -> None:
+def settings_of_run(folder: str, part: str, kind):
+    """The "data" or "train" settings of a run, as the dataclass that they were."""
+    return config_from_dict(kind, read_run_config(folder)[part], f"{folder}/config.json")
+
+
+def check_data_of_run(folder: str, now: dict[str, str]) -> None:
     """Raise AlroError if a run was trained on other data than are there `now` (data_hashes)."""
-    trained_on = config.get("data_sha256")
+    trained_on = read_run_config(folder)["data_sha256"]
     check_input(isinstance(trained_on, dict) and trained_on.keys() == now.keys(),
                 f"{folder}/config.json: data_sha256 must be an object with {', '.join(now)}")
     for part, what in ("lists", "ratings"), ("prompt", "titles"):
@@ -354,8 +360,8 @@ class Run:
         self.list_size = list_size
         self.log = TrainingLog(folder if writes else None, list_size)
 
-    def say(self, text: str) -> None:
-        if self.writes:
+    def say(self, text: str | None) -> None:
+        if self.writes and text:
             say(text)
 
     def load_checkpoint(self, state) -> None:
@@ -461,6 +467,30 @@ def prefetched(make, numbers):
 
 
 # ---- Results of an evaluation --------------------------------------------------------------------
+
+def result_of(methods: dict, intervals: dict, data, calls: dict, about: dict) -> dict:
+    """What eval-SPLIT.json holds (evaluate.summary).
+
+    Args: intervals: {method: {metric: (mean, low, high)}}; data: evaluate.EvaluationData.
+    """
+    rows = {}
+    for name, method in methods.items():
+        row = rows[name] = {metric: {"mean": mean, "ci95": [low, high]}
+                            for metric, (mean, low, high) in intervals[name].items()}
+        row["mean_rank_by_slot"] = method["mean_rank_by_slot"]
+        row["llm_calls_per_list"] = calls.get(name, 0)
+        if "by_seed" in method:  # of several runs (experiments/compare.py)
+            row["by_seed"] = method["by_seed"]
+    result = {**about, "split": data.split, "hardware": hardware(), "list_size": data.list_size}
+    result["lists"] = len(getattr(data.splits, data.split))
+    result["informative_lists"] = data.n_informative
+    result["ranked_lists"] = len(data.lists)
+    result["data_sha256"] = data.sha256
+    result["methods"] = rows
+    result["timing"] = {name: {"ms_per_list": method["ms_per_list"]}
+                        for name, method in methods.items()}
+    return result
+
 
 def result_path(folder: Path, result: dict) -> Path:
     """eval-SPLIT.json; another decoding than the usual one has a file of its own."""

@@ -140,6 +140,9 @@ class Team(NamedTuple):
             torch.distributed.destroy_process_group()
 
 
+ALONE = Team()
+
+
 def join_processes() -> Team:
     """The team that torchrun has started this process in; else a team of one.
 
@@ -150,7 +153,7 @@ def join_processes() -> Team:
     check_input(world.isdecimal() and int(world) > 0,
                 f"the environment says WORLD_SIZE={world!r}, no number of processes: {mend}")
     if int(world) == 1:
-        return Team()
+        return ALONE
     missing = [name for name in TORCHRUN_SETS if not os.environ.get(name)]
     check_input(not missing, f"the environment says WORLD_SIZE={world}, but not "
                              f"{', '.join(missing)}: {mend}")

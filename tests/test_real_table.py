@@ -11,7 +11,7 @@ import torch
 
 import data
 import evaluate
-from experiments import rivals
+from experiments import compare, rivals
 
 sys.path.append(str(Path(__file__).parents[1] / "results" / "make"))
 
@@ -242,7 +242,7 @@ def test_a_run_on_other_titles_is_not_ranked(from_nothing, tmp_path, world):
 
 
 def test_what_is_kept_is_of_the_same_weights_lists_and_orders(tmp_path):
-    lists = evaluate.load_evaluation(data.DataConfig(), "test", 6)
+    lists = compare.load_evaluation(data.DataConfig(), "test", 6)
     asked = []
 
     def ranker(some, slots):
@@ -256,7 +256,7 @@ def test_what_is_kept_is_of_the_same_weights_lists_and_orders(tmp_path):
     again = scored("one")
     assert asked == [6, 6] and (again["values"]["ndcg@6"] == first["values"]["ndcg@6"]).all()
     assert scored(None)["values"].keys() == first["values"].keys() and len(asked) == 2
-    fewer = evaluate.load_evaluation(data.DataConfig(), "test", 5)
+    fewer = compare.load_evaluation(data.DataConfig(), "test", 5)
     assert scored(None, fewer) is None and scored(None, orders=3) is None and len(asked) == 2
     scored("other")
     assert len(asked) == 4

@@ -402,7 +402,7 @@ def test_a_list_that_loses_history_in_any_use_is_cut_once_and_reported(tmp_path,
              for name, lists in zip(("training", "validation", "test"), splits)}
     limit = int(statistics.median(tokens(one) for lists in whole.values() for one in lists)) + 6
     monkeypatch.setattr(data, "context_length", lambda *_: limit)
-    job, chosen = train.prepare(data_cfg, cfg), evaluate.load_evaluation(data_cfg, "test")
+    job, chosen = train.prepare(data_cfg, cfg), compare.load_evaluation(data_cfg, "test")
     used = {"training": job.steps.lists, "validation": job.valid_lists,
             "test": evaluate.fit_to_model(chosen, job.encoder).lists}
     counts = {}
@@ -440,7 +440,7 @@ def test_a_list_that_loses_history_in_any_use_is_cut_once_and_reported(tmp_path,
 def test_a_limit_of_none_is_all_wherever_there_is_a_limit(
         demo_straight, few_draws, tmp_path, monkeypatch, limit, count):
     """--test_lists, --valid_lists and --limit mean the same, also on the command line."""
-    assert len(evaluate.load_evaluation(DATA, "test", limit).lists) == count
+    assert len(compare.load_evaluation(DATA, "test", limit).lists) == count
     monkeypatch.setattr(train, "TEST_ORDERS", 1)
     seen = []
 

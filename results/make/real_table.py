@@ -263,9 +263,9 @@ def rank_all(cfg: RealConfig) -> tuple:
         if name in SWEEP or not is_done(folder, data_cfg, train_cfg):
             continue
         if data_cfg not in worlds:
-            worlds[data_cfg] = evaluate.load_evaluation(data_cfg, "test", cfg.limit)
+            worlds[data_cfg] = compare.load_evaluation(data_cfg, "test", cfg.limit)
         data = worlds[data_cfg]
-        check_data_of_run(str(folder), read_run_config(str(folder)), data_hashes(data.ratings.words, data.splits))
+        check_data_of_run(str(folder), data_hashes(data.ratings.words, data.splits))
         # Once, with a row that began with the pretrained model, on the prompts that say all.
         if name == ("start" if SIZES[cfg.size].start else "SFT") and seed <= 1:
             by_row["zero-shot"], calls["zero-shot"] = [rank_zero_shot(cfg, folder, data)], 1
@@ -361,7 +361,7 @@ def sweep(cfg: RealConfig) -> None:
     about = {"dataset": cfg.dataset, "model": Path(cfg.model).name, "lists": f"validation, first {SWEEP_LISTS}"}
     for name, seed, folder, data_cfg, train_cfg in jobs(cfg, with_sweep=True):
         if seed == 1 and name in ("ALRO", "SFT+SLL", *SWEEP) and is_done(folder, data_cfg, train_cfg):
-            data = evaluate.load_evaluation(data_cfg, "valid", SWEEP_LISTS)
+            data = compare.load_evaluation(data_cfg, "valid", SWEEP_LISTS)
             ranker = evaluate.rankers_of_run(str(folder), data.ratings.words, data.list_size)["trained"]
             fitting = evaluate.fit_to_model(data, ranker.encoder)
             rows[name] = scored(ranker, fitting, SWEEP_ORDERS, folder / f"valid-{SWEEP_LISTS}.json",
