@@ -8,7 +8,6 @@
 Where ratings come from, files or the demo's world, is in plumbing/: they arrive here as columns.
 `python -m experiments.describe` tells more of a data set.
 """
-import bisect
 import dataclasses
 import functools
 import hashlib
@@ -21,10 +20,11 @@ import torch
 from alro import IDENTIFIERS, Batch, build_prompt, gold_order
 from plumbing.averages import FOLDS, fold_averages
 from plumbing.checks import check_data
-from plumbing.files import Columns, read_dataset
+from plumbing.files import Columns, item_texts, read_dataset
 from plumbing.flags import check_input, option, parse_flags, run_script, warn
 from plumbing.model import (
-    context_length, identifier_tokens, line_end_tokens, pad, rating_tokens, special_tokens, tokenise)
+    context_length, fit_history, identifier_tokens, line_end_tokens, pad, rating_tokens,
+    special_tokens, tokenise)
 from plumbing.world import synthetic
 
 MIN_HISTORY = 5  # a list exists only where so many ratings come before it
@@ -142,13 +142,7 @@ def load(cfg: DataConfig, n_users: int = 4000) -> Ratings:
         columns = synthetic(cfg.list_size, cfg.new_films, n_users)
     else:
         columns = read_dataset(cfg)
-    # What the prompt says of an item, wherever it stands.
-    texts = columns.titles
-    if "category" in cfg.fields:
-        check_input(any(columns.categories),
-                    f"--fields {cfg.fields}: the files of {cfg.dataset} name no category")
-        texts = [f"{title}, {category}" if category else title
-                 for title, category in zip(columns.titles, columns.categories)]
+    texts = item_texts(columns, cfg)  # what the prompt says of an item, wherever it stands
     levels = np.unique(columns.rating).tolist()
     averages, folds = None, [fold_of(user) for user in columns.users]
     if "average" in cfg.fields:
@@ -350,27 +344,11 @@ def fit_histories(lists: list[RankingList], encoder: Encoder, name: str | None =
 
     How many were shortened is told, if these lists have a name: "training".
     """
-    # The answer has one token a candidate; as many more, since another display may be longer.
-    room = encoder.max_length - 2 * encoder.list_size
+    def prompt_of(ranking_list: RankingList) -> str:
+        return list_prompt(encoder.words, ranking_list, ranking_list.shown)
 
-    def shortened(ranking_list: RankingList, dropped: int) -> RankingList:
-        return dataclasses.replace(ranking_list, history=ranking_list.history[dropped:])
-
-    def is_too_long(ranking_list: RankingList) -> bool:
-        prompt = list_prompt(encoder.words, ranking_list, ranking_list.shown)
-        if len(prompt.encode()) + encoder.own_tokens <= room:  # a token has at least a byte
-            return False
-        return len(tokenise(encoder.tokenizer, [prompt]).input_ids[0]) > room
-
-    fitting, n_shortened = list(lists), 0
-    for row, whole in enumerate(lists):
-        if whole.history and is_too_long(whole):
-            # The least number to drop for which it fits, by bisection: False .. False True .. True.
-            numbers = range(len(whole.history))
-            dropped = bisect.bisect_left(
-                numbers, True, key=lambda n, whole=whole: not is_too_long(shortened(whole, n)))
-            fitting[row] = shortened(whole, dropped)
-            n_shortened += 1
+    fitting = [fit_history(encoder, ranking_list, prompt_of) for ranking_list in lists]
+    n_shortened = sum(one is not whole for one, whole in zip(fitting, lists))
     if name and n_shortened:
         warn(f"{n_shortened} of {len(lists)} {name} lists lost their oldest history: the model "
              f"reads {encoder.max_length} tokens")

@@ -34,10 +34,10 @@ from evaluate import (
 from plumbing.checks import check_training
 from plumbing.flags import (
     check_input, command, error_at, function_named, name_of, next_command, option, parse_flags,
-    progress, run_script)
+    run_script)
 from plumbing.folder import (
-    Run, check_losses, claim_folder, data_hashes, prefetched, read_run_config, say,
-    settings_of_run, stop_request, write_config)
+    check_losses, data_hashes, open_run, prefetched, read_run_config, say, settings_of_run,
+    stop_request)
 from plumbing.machine import (
     ALONE, Team, autocast, join_processes, peak_memory, pick_device, set_up_machine)
 from plumbing.model import (
@@ -369,11 +369,7 @@ def prepare(data_cfg: DataConfig, cfg: TrainConfig, team: Team = ALONE) -> Job:
 
     # Lists whose candidates all have one rating can teach no order.
     train_lists = fit_histories(informative(splits.train, "training"), encoder, "training")
-    # Each process needs a list in each step, the smallest one of an epoch included.
-    smallest_step = len(train_lists) % cfg.batch_size or cfg.batch_size
-    check_input(smallest_step >= team.size,
-                f"an epoch's smallest step has {smallest_step} lists for {team.size} processes: "
-                "another --batch_size")
+    team.check_shares(len(train_lists), cfg.batch_size)
     steps = TrainingSteps(train_lists, encoder, cfg, team)
 
     # A validation ranks no more lists than were trained on since the one before: a short run would
@@ -402,20 +398,16 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
     origin = {"data": data_hashes(job.ratings.words, job.splits), "losses": name_of(losses)}
     origin |= {"base": sha256_of_base(job.model), "config": dataclasses.asdict(cfg)}
     cfg = dataclasses.replace(cfg, bf16=bf16)
-    folder, lock = claim_folder(run_cfg.resume, run_cfg.out, data_cfg.dataset, team)
-    run = Run(folder, lock, origin, data_cfg.list_size, writes=team.process == 0)
-    if run.writes and run_cfg.resume is None:
-        write_config(folder, origin, dataclasses.asdict(data_cfg), job.ratings.words)
+    run = open_run(run_cfg, data_cfg, origin, job.ratings.words, team)
     run.say(describe_start(data_cfg, cfg, job, device_text, name_of(losses)))
     state = State(job.model.to(device).train(), cfg, total)
     run.load_checkpoint(state)
 
     # ---- train: the algorithm is in `one_step` and `losses`
     # A thread makes the data of the next step while the model works on this one.
-    bar = {"total": total, "initial": state.step, "disable": not run.writes}
+    coming = prefetched(job.steps.data_of, state.step, total, quiet=not run.writes)
     with stop_request() as stop:  # Ctrl-C, SIGTERM: leave after the step under way
-        coming = prefetched(job.steps.data_of, range(state.step, total))
-        for step_data in progress(coming, "training", **bar):
+        for step_data in coming:
             means = one_step(state, step_data, cfg, losses, team)
             due = state.step % job.valid_every == 0 or state.step == total
             stopping = team.any(bool(stop), device)  # all leave at the same step
@@ -434,10 +426,10 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
 
     # ---- end: the test lists, with the model that was best on validation
     run.say(peak_memory())
-    outcome = {"folder": str(folder), "best_valid_ndcg": state.best}
+    outcome = {"folder": str(run.folder), "best_valid_ndcg": state.best}
     # The first process ranks alone: the others have nothing left to do.
     if cfg.test_lists != 0 and run.writes:
-        outcome |= rank_test_lists(folder, cfg, job)
+        outcome |= rank_test_lists(run.folder, cfg, job)
     return outcome
 
 

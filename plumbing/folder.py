@@ -9,6 +9,7 @@ there before.
 """
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -29,7 +30,8 @@ from tqdm import tqdm
 
 from alro import AlroError, clean_text
 from plumbing.flags import (
-    check_input, command, config_from_dict, one_line_error, read_json, to_nowhere, warn, write_json)
+    check_input, command, config_from_dict, one_line_error, progress, read_json, to_nowhere, warn,
+    write_json)
 from plumbing.machine import hardware
 from plumbing.model import trainable
 
@@ -82,26 +84,6 @@ def is_locked(folder: Path) -> bool:
     except FolderInUse:
         return True
     return False
-
-
-def claim_folder(resume: str | None, out: str | None, dataset: str, team):
-    """(the folder to write into, the same in all processes; the first process's lock on it)."""
-    folder, lock = resume, None
-    if team.process == 0:
-        if resume is None:
-            folder = str(make_run_folder(out, dataset))
-        lock = lock_folder(Path(folder))  # from here on files are written: one process at a time
-        if resume is None:
-            # What a start that came to nothing has left is no run.
-            partial = {*Path(folder).glob("config.json*.partial")}
-            there = sorted(path.name for path in {*Path(folder).iterdir()} - partial)
-            there = [name for name in there if name != "lock"]
-            check_input(not there, f"{folder} holds {there[:1]} already: go on with "
-                                   f"{command('train.py', '--resume', folder)}, or give another "
-                                   "--out")
-            for path in partial:
-                path.unlink()
-    return Path(team.same(folder)), lock
 
 
 def hash_json(content) -> str:
@@ -190,6 +172,9 @@ def check_data_of_run(folder: str, now: dict[str, str]) -> None:
 
 # ---- model/ and checkpoint/ ----------------------------------------------------------------------
 
+CHECKPOINT = Path("checkpoint", "state.pt")
+
+
 def save_model(model, tokenizer, folder: Path) -> None:
     """folder/model in Hugging Face format: written beside it, then moved into place."""
     # A link to a larger disk stays a link.
@@ -205,10 +190,6 @@ def save_model(model, tokenizer, folder: Path) -> None:
         os.rename(final, old)
     os.rename(partial, final)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def checkpoint_path(folder: Path) -> Path:
-    return folder / "checkpoint" / "state.pt"
 
 
 def all_of(state) -> dict:
@@ -267,8 +248,8 @@ class TrainingLog:
     def __init__(self, folder: Path | None, list_size: int):
         """folder None: another process writes."""
         self.folder = folder
-        self.pending = []
-        self.restart_clock()
+        self.pending = []  # (step, means of its lists, their ids) since the last line
+        self.start = time.perf_counter()
         # Two levels to compare the SFT loss with: any of the m letters, and the uniform trap.
         self.references = {"log_m": math.log(list_size),
                            "log_m_factorial_over_m": math.lgamma(list_size + 1) / list_size}
@@ -285,10 +266,6 @@ class TrainingLog:
             partial = path.with_name("log.partial")
             partial.write_text("".join(kept))
             os.replace(partial, path)
-
-    def add(self, step: int, means: dict[str, torch.Tensor], list_ids: list[str]) -> None:
-        """means: of the step's lists, by the name of what was measured."""
-        self.pending.append((step, means, list_ids))
 
     def flush(self) -> None:
         """Write a line of means since the last one. Raises: AlroError if a number is not finite."""
@@ -311,19 +288,15 @@ class TrainingLog:
         line |= self.references
         line["lr"] = rows[-1]["lr"]
         self.pending = []
-        self.restart_clock()
+        self.start = time.perf_counter()
         self.write(line)
 
     def check_finite(self, step: int, numbers: dict[str, float], list_ids: list[str]) -> None:
         advice = ""
-        if self.folder and checkpoint_path(self.folder).exists():
+        if self.folder and (self.folder / CHECKPOINT).exists():
             advice = "; the last checkpoint is from before"
         check_input(all(map(math.isfinite, numbers.values())),
                     f"step {step}: not finite: {numbers}, lists {list_ids}{advice}")
-
-    def restart_clock(self) -> None:
-        """Validating and saving is not training."""
-        self.start = time.perf_counter()
 
     def write(self, line: dict) -> None:
         if self.folder:
@@ -344,6 +317,32 @@ def say(text: str) -> None:
             sys.stdout.flush()
         except OSError:
             to_nowhere(sys.stdout)
+
+
+def open_run(run_cfg, data_cfg, origin: dict, words, team) -> "Run":
+    """The run in its folder, new or to be gone on with; it is the same in all processes.
+
+    Args: run_cfg: train.RunConfig; data_cfg, words: of data.py; origin: see `Run`.
+    """
+    folder, lock = run_cfg.resume, None
+    if team.process == 0:
+        if run_cfg.resume is None:
+            folder = str(make_run_folder(run_cfg.out, data_cfg.dataset))
+        lock = lock_folder(Path(folder))  # from here on files are written: one process at a time
+        if run_cfg.resume is None:
+            # What a start that came to nothing has left is no run.
+            partial = {*Path(folder).glob("config.json*.partial")}
+            there = sorted(path.name for path in {*Path(folder).iterdir()} - partial)
+            there = [name for name in there if name != "lock"]
+            check_input(not there, f"{folder} holds {there[:1]} already: go on with "
+                                   f"{command('train.py', '--resume', folder)}, or give another "
+                                   "--out")
+            for path in partial:
+                path.unlink()
+    folder = Path(team.same(folder))
+    if team.process == 0 and run_cfg.resume is None:
+        write_config(folder, origin, dataclasses.asdict(data_cfg), words)
+    return Run(folder, lock, origin, data_cfg.list_size, writes=team.process == 0)
 
 
 class Run:
@@ -369,7 +368,7 @@ class Run:
 
         Raises: AlroError if it is damaged or of another origin.
         """
-        path = checkpoint_path(self.folder)
+        path = self.folder / CHECKPOINT
         if path.exists():
             with one_line_error(f"{path} cannot be used"), torch.no_grad():
                 saved = torch.load(path, map_location=state.device, weights_only=True)
@@ -383,7 +382,7 @@ class Run:
         """checkpoint/state.pt, all that going on needs, whole or not at all."""
         if not self.writes:
             return
-        path = checkpoint_path(self.folder)
+        path = self.folder / CHECKPOINT
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name("state.pt.partial")
         with one_line_error(f"{path.parent}: cannot be written; what was there is whole"):
@@ -395,7 +394,7 @@ class Run:
 
     def log_step(self, state, means: dict, list_ids: list[str], due: bool) -> None:
         """Note a step's means; write them every some steps, and before a validation is due."""
-        self.log.add(state.step, means, list_ids)
+        self.log.pending.append((state.step, means, list_ids))
         if state.step % LOG_EVERY == 0 or due:
             self.log.flush()
 
@@ -413,7 +412,7 @@ class Run:
         knows = f"; knows {scores['valid_knows']:.4f}" if "valid_knows" in scores else ""
         self.say(f"step {state.step}: validation NDCG@{self.list_size} {scores['valid_ndcg']:.4f}"
                  f"{' (best)' if is_best else ''}{knows}")
-        self.log.restart_clock()
+        self.log.start = time.perf_counter()  # validating and saving is not training
 
     def interrupted(self, state) -> None:
         """After Ctrl-C, SIGTERM or a closed terminal, with the step under way finished."""
@@ -423,44 +422,42 @@ class Run:
                          f"{command('train.py', '--resume', self.folder)}")
 
 
-class stop_request:  # noqa: N801 (used as a function: `with stop_request() as stop`)
-    """Inside `with`, Ctrl-C, SIGTERM and SIGHUP only make it true; the second one ends the process.
-    """
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")  # the last: its terminal was closed; not on Windows
 
-    NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last: its terminal was closed; not on Windows
 
-    def __init__(self):
-        self.requested = False
+@contextlib.contextmanager
+def stop_request():
+    """Inside `with`, Ctrl-C, SIGTERM and SIGHUP only add to the list that this gives; the second
+    one ends the process."""
+    requests = []
 
-    def __bool__(self) -> bool:
-        return self.requested
-
-    def handle(self, number: int, _frame) -> None:
-        if self.requested:
+    def handle(number: int, _frame) -> None:
+        if requests:
             sys.exit(128 + number)
-        self.requested = True
+        requests.append(number)
 
-    def __enter__(self) -> "stop_request":
-        numbers = [getattr(signal, name) for name in self.NAMES if hasattr(signal, name)]
-        hangup = getattr(signal, "SIGHUP", None)
-        if hangup and signal.getsignal(hangup) == signal.SIG_IGN:  # nohup: go on without a terminal
-            numbers.remove(hangup)
-        self.previous = {number: signal.signal(number, self.handle) for number in numbers}
-        return self
-
-    def __exit__(self, *_error) -> None:
-        for number, handler in self.previous.items():
+    numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup and signal.getsignal(hangup) == signal.SIG_IGN:  # nohup: go on without a terminal
+        numbers.remove(hangup)
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield requests
+    finally:
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def prefetched(make, numbers):
-    """make(number) for each of the numbers; a thread makes the next while the caller uses this."""
+def prefetched(make, first: int, end: int, quiet: bool = False):
+    """make(first), ..., make(end - 1), with a bar; a thread makes the next while this is used."""
+    bar = progress(desc="training", initial=first, total=end, disable=quiet)
     waiting = None
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        for number in numbers:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, bar:
+        for number in range(first, end):
             following = pool.submit(make, number)
             if waiting:
                 yield waiting.result()
+                bar.update()
             waiting = following
         if waiting:
             yield waiting.result()
@@ -475,8 +472,9 @@ def result_of(methods: dict, intervals: dict, data, calls: dict, about: dict) ->
     """
     rows = {}
     for name, method in methods.items():
-        row = rows[name] = {metric: {"mean": mean, "ci95": [low, high]}
-                            for metric, (mean, low, high) in intervals[name].items()}
+        row = rows[name] = {}
+        for metric, (mean, low, high) in intervals[name].items():
+            row[metric] = {"mean": mean, "ci95": [low, high]}
         row["mean_rank_by_slot"] = method["mean_rank_by_slot"]
         row["llm_calls_per_list"] = calls.get(name, 0)
         if "by_seed" in method:  # of several runs (experiments/compare.py)

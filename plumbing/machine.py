@@ -53,22 +53,17 @@ def set_up_machine(model_name: str, bf16: bool | None) -> tuple[torch.device, bo
     if device.type == "cpu" and model_name == "tiny":
         torch.set_num_threads(1)
     bf16, why = choose_bf16(bf16, device, model_name)
-    return device, bf16, describe_device(device, bf16, why)
-
-
-def autocast(device: torch.device, bf16: bool):
-    """The context to compute in."""
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-
-
-def describe_device(device: torch.device, bf16: bool, reason: str) -> str:
-    """One line for the start: where the run computes, in which format, and why."""
     name = str(device)
     if device.type == "cpu":
         name = f"cpu, {torch.get_num_threads()} threads, no CUDA GPU found"
         if torch.backends.mps.is_available():
             name += " (Apple's GPU is not used)"
-    return f"{name}; {'bf16' if bf16 else 'float32'}: {reason}"
+    return device, bf16, f"{name}; {'bf16' if bf16 else 'float32'}: {why}"
+
+
+def autocast(device: torch.device, bf16: bool):
+    """The context to compute in."""
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
 def peak_memory() -> str | None:
@@ -94,6 +89,13 @@ class Team(NamedTuple):
     def share(self, lists: list) -> list:
         """This process's part of lists that all have: every n-th one."""
         return lists[self.process::self.size]
+
+    def check_shares(self, n_lists: int, batch_size: int) -> None:
+        """Each process needs a list in each step, the smallest one of an epoch included."""
+        smallest_step = n_lists % batch_size or batch_size
+        check_input(smallest_step >= self.size,
+                    f"an epoch's smallest step has {smallest_step} lists for {self.size} "
+                    "processes: another --batch_size")
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over all processes, in place."""

@@ -20,6 +20,7 @@ from worlds import (
 
 import alro
 import data
+import plumbing.model
 from data import DataConfig
 from experiments import describe
 from plumbing.folder import sha256
@@ -386,7 +387,7 @@ def test_long_histories_are_cut_in_a_few_tokenisations(monkeypatch, tokenizer, k
     def counted(tokenizer, texts, **options):
         seen.extend(texts)
         return tokenise(tokenizer, texts, **options)
-    monkeypatch.setattr(data, "tokenise", counted)
+    monkeypatch.setattr(plumbing.model, "tokenise", counted)
     assert data.fit_histories([one], encoder) == [newest]
     assert len(seen) <= 12  # 2^10 > 800; the whole, and the ends
     seen.clear()

@@ -363,7 +363,8 @@ def test_log_holds_the_references(demo_straight):
 def test_a_line_of_several_steps_has_the_last_ones_rate(tmp_path):
     log = run_folder.TrainingLog(tmp_path, 6)
     for step, rate in ((1, 0.1), (2, 0.2)):
-        log.add(step, {"total": torch.tensor(float(step)), "tokens": torch.tensor(5.0), "lr": rate}, ["a"])
+        means = {"total": torch.tensor(float(step)), "tokens": torch.tensor(5.0), "lr": rate}
+        log.pending.append((step, means, ["a"]))
     log.flush()
     line, = log_of(tmp_path)
     assert (line["step"], line["lr"], line["total"]) == (2, 0.2, 1.5)

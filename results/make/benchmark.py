@@ -238,7 +238,7 @@ def ours(what: str, data_cfg, cfg, ratings, lists, warm: int, count: int) -> dic
     model, _, steps = prepared(data_cfg, cfg, ratings, lists)
     state = State(model, cfg, steps.total)
     tokens = torch.zeros((), device=DEVICE)
-    for number, data in enumerate(prefetched(steps.data_of, range(steps.total))):
+    for number, data in enumerate(prefetched(steps.data_of, 0, steps.total, quiet=True)):
         if number == warm:
             wait()
             start = time.perf_counter()
