@@ -23,8 +23,8 @@ from plumbing.checks import check_data
 from plumbing.files import Columns, item_texts, read_dataset
 from plumbing.flags import check_input, option, parse_flags, run_script, warn
 from plumbing.model import (
-    context_length, fit_history, identifier_tokens, line_end_tokens, pad, rating_tokens,
-    special_tokens, tokenise)
+    check_prompt, context_length, fit_history, identifier_tokens, line_end_tokens, pad,
+    rating_tokens, special_tokens, tokenise)
 from plumbing.world import synthetic
 
 MIN_HISTORY = 5  # a list exists only where so many ratings come before it
@@ -228,7 +228,7 @@ def make_list(columns, cfg, popularity, list_id, user, past) -> RankingList:
     return RankingList(list_id, user, history, items.tolist(), values.tolist(), shown)
 
 
-def informative(lists: list[RankingList], what: str) -> list[RankingList]:
+def informative_lists(lists: list[RankingList], what: str) -> list[RankingList]:
     """The lists that can tell a good order from a bad one; an error if there is none."""
     kept = [ranking_list for ranking_list in lists if ranking_list.informative]
     check_input(kept, f"no {what} list with two different ratings: users need 3 × --list_size + "
@@ -292,7 +292,7 @@ class Encoder:
         encoding = tokenise(self.tokenizer, prompts, return_offsets_mapping=True)
         rows = encoding.input_ids
         for ranking_list, tokens in zip(lists, rows):
-            self.check_tokens(ranking_list, tokens)
+            check_prompt(self, ranking_list.list_id, tokens)
         line_ends = [line_end_tokens(*pair) for pair in zip(prompts, encoding.offset_mapping)]
         # The lines of the candidates are the last but one; an identifier is one token.
         slot_at = torch.tensor([[tokens[-1] for tokens in ends[-1 - m:-1]] for ends in line_ends])
@@ -325,13 +325,6 @@ class Encoder:
         return Batch(
             input_ids, prompt_tokens, history_at, history_rated, candidate_at, candidate_rated,
             self.identifiers, self.level_tokens, self.levels, displayed, orders, ratings)
-
-    def check_tokens(self, ranking_list: RankingList, tokens: list[int]) -> None:
-        check_input(len(tokens) + self.list_size <= self.max_length,
-                    f"list {ranking_list.list_id!r}: {len(tokens)} tokens, but the model reads "
-                    f"{self.max_length}: too long; try a smaller --list_size")
-        check_input(self.special_tokens.isdisjoint(tokens[self.own_tokens:]),
-                    f"list {ranking_list.list_id!r}: a title holds a special token")
 
 
 def make_encoder(model, tokenizer, words, list_size, multiple=1) -> Encoder:

@@ -23,13 +23,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from alro import DECODINGS, AlroError, rank_candidates, rank_of
+from alro import DECODINGS, rank_candidates, rank_of
 from data import (
-    DataConfig, Encoder, PromptWords, RankingList, Ratings, Splits, fit_histories, informative, load,
+    DataConfig, Encoder, PromptWords, RankingList, Ratings, Splits, fit_histories, informative_lists, load,
     make_encoder, random_slots, split)
 from plumbing.averages import item_mean
 from plumbing.flags import (
-    check_choice, check_minimum, option, parse_flags, progress, run_script, write_json)
+    check_choice, check_minimum, error_at, option, parse_flags, progress, run_script, write_json)
 from plumbing.folder import (
     about_runs, check_data_of_run, check_destinations, data_hashes, read_run_config, result_of, say,
     settings_of_run, sha256, write_results)
@@ -142,7 +142,7 @@ class EvaluationData(NamedTuple):
 
 def choose_lists(ratings: Ratings, splits: Splits, name: str, limit: int | None) -> EvaluationData:
     """The first `limit` informative lists of the split of that name; None: all."""
-    lists = informative(getattr(splits, name), name)
+    lists = informative_lists(getattr(splits, name), name)
     chosen = lists[:limit]
     return EvaluationData(ratings, splits, name, len(lists), chosen, sha256(chosen))
 
@@ -191,13 +191,11 @@ class ModelRanker:
     def rank_batch(self, lists, slots) -> torch.Tensor:
         batch = self.encoder.encode(lists, slots)
         device = next(self.model.parameters()).device
+        ids = [ranking_list.list_id for ranking_list in lists]
         # The cache has a new shape at each step: to compile for each would take longer than to run.
         with autocast(device, self.bf16), torch.compiler.set_stance("force_eager"):
-            try:
+            with error_at(f"lists {ids}"):  # the error knows rows alone
                 return rank_candidates(self.model, batch.to(device), self.decode).cpu()  # (B, m)
-            except AlroError as error:  # it knows rows, not lists
-                ids = [ranking_list.list_id for ranking_list in lists]
-                raise AlroError(f"{error}; these are the lists {ids}") from None
 
 
 def score_ranker(score):

@@ -26,7 +26,7 @@ from alro import (
     Batch, alro_loss, blind_probs, gold_order, gold_rank, candidate_log_probs, perfect_probs,
     rating_loss, soft_lambda_loss, target_logits)
 from data import (
-    DataConfig, Encoder, RankingList, Ratings, Splits, fit_histories, generator, informative, load,
+    DataConfig, Encoder, RankingList, Ratings, Splits, fit_histories, generator, informative_lists, load,
     make_encoder, random_slots, seed_from, split)
 from evaluate import (
     ModelRanker, choose_lists, fit_to_model, knows_ratings, ndcg, rankers_of_run, ratings_of,
@@ -368,14 +368,14 @@ def prepare(data_cfg: DataConfig, cfg: TrainConfig, team: Team = ALONE) -> Job:
     warn_of_unknown_titles(tokenizer, ratings.words.texts)
 
     # Lists whose candidates all have one rating can teach no order.
-    train_lists = fit_histories(informative(splits.train, "training"), encoder, "training")
+    train_lists = fit_histories(informative_lists(splits.train, "training"), encoder, "training")
     team.check_shares(len(train_lists), cfg.batch_size)
     steps = TrainingSteps(train_lists, encoder, cfg, team)
 
     # A validation ranks no more lists than were trained on since the one before: a short run would
     # do little else.
     valid_every = cfg.valid_every or max(1, steps.total // 10)
-    valid_lists = informative(splits.valid, "validation")[:cfg.valid_lists]
+    valid_lists = informative_lists(splits.valid, "validation")[:cfg.valid_lists]
     valid_lists = fit_histories(valid_lists[:valid_every * cfg.batch_size], encoder)
     return Job(ratings, splits, model, encoder, steps, valid_every, valid_lists)
 

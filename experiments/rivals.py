@@ -32,7 +32,7 @@ from torch import nn
 
 from alro import AlroError, backbone, clean_text, rank_of, token_logits
 from data import (
-    DataConfig, Splits, informative, list_prompt, make_encoder, random_slots)
+    DataConfig, Splits, informative_lists, list_prompt, make_encoder, random_slots)
 from evaluate import (
     EvaluationData, ModelRanker, chance_method, fit_to_model,
     ndcg, rankers_of_run, ratings_of, reference_rankers, score_ranker, summary)
@@ -360,7 +360,7 @@ def embedding_rankers(columns: Columns, splits: Splits, split: str, seed: int = 
     count = np.bincount(fitted_items, minlength=len(columns.items))  # (I,)
     rankers = {"popularity": score_ranker(lambda ranking_list: count[ranking_list.items])}
     chosen = {}
-    valid_lists = informative(splits.valid, "validation")
+    valid_lists = informative_lists(splits.valid, "validation")
     before_valid = Fit(columns, splits.fit["valid"])
     before_split = Fit(columns, splits.fit[split])
     for name in RIVALS:

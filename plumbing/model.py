@@ -107,6 +107,15 @@ def line_end_tokens(prompt: str, offsets) -> list[list[int]]:
     return tokens
 
 
+def check_prompt(encoder, list_id: str, tokens: list[int]) -> None:
+    """Raise AlroError if the tokens of a list's prompt are too many, or a special one among them."""
+    check_input(len(tokens) + encoder.list_size <= encoder.max_length,
+                f"list {list_id!r}: {len(tokens)} tokens, but the model reads "
+                f"{encoder.max_length}: too long; try a smaller --list_size")
+    check_input(encoder.special_tokens.isdisjoint(tokens[encoder.own_tokens:]),
+                f"list {list_id!r}: a title holds a special token")
+
+
 def fit_history(encoder, ranking_list, prompt_of):
     """The list without the oldest ratings of its history, as many as must go for the model to read
     its prompt; the list itself where none must.

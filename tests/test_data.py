@@ -445,8 +445,8 @@ def test_nothing_to_rank_is_an_error(tmp_path):
         with refused("list_size"):
             main(["--dataset", "csv", "--data_path", str(write(tmp_path, "csv"))])
     good, dull = (data.RankingList("x", 0, [], [0, 1], [3.0, r], [0, 1]) for r in (4.0, 3.0))
-    assert data.informative([dull, good], "test") == [good]
+    assert data.informative_lists([dull, good], "test") == [good]
     with refused("no test list"):
-        data.informative([dull], "test")
+        data.informative_lists([dull], "test")
     with refused(re.escape(str(tmp_path))):
         load_tokenizer(str(tmp_path))

@@ -37,7 +37,7 @@ def test_overfits_one_batch():
     """Eight lists, seen again and again in the same displays, are ranked almost perfectly."""
     cfg = demo_config()
     ratings = data.load(DATA)
-    lists = data.informative(data.split(ratings, DATA).train, "training")[:8]
+    lists = data.informative_lists(data.split(ratings, DATA).train, "training")[:8]
     model, tokenizer = build_model(cfg, ratings.words)
     encoder = data.Encoder(tokenizer, ratings.words, 6, 500)
     steps = train.TrainingSteps(lists, encoder, cfg)
@@ -91,7 +91,7 @@ def test_best_model_on_validation_is_the_one_kept(tmp_path, monkeypatch):
 
 def step_of(cfg):
     ratings = data.load(DATA)
-    lists = data.informative(data.split(ratings, DATA).train, "training")
+    lists = data.informative_lists(data.split(ratings, DATA).train, "training")
     model, tokenizer = build_model(cfg, ratings.words)
     encoder = data.Encoder(tokenizer, ratings.words, 6, 500)
     return model, train.TrainingSteps(lists, encoder, cfg), lists
@@ -140,7 +140,7 @@ def test_a_validation_says_and_knows(demo_straight):
     """By both decodings on the same lists and displays; without candidates' ratings as targets, by one."""
     cfg = demo_config()
     model, steps, _ = step_of(cfg)
-    lists = data.informative(data.split(data.load(DATA), DATA).valid, "validation")[:5]
+    lists = data.informative_lists(data.split(data.load(DATA), DATA).valid, "validation")[:5]
     found = train.validate(model, lists, steps.encoder, cfg)
     slots = [data.random_slots(6, "eval", one.list_id, 0) for one in lists]
     for name, decode in (("valid_ndcg", "greedy"), ("valid_knows", "ratings")):

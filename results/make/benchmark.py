@@ -29,7 +29,7 @@ import transformers  # noqa: E402
 from alro import (  # noqa: E402
     IDENTIFIERS, at_the_right_edge, backbone, gold_rank, permutation_loss, rank_candidates, soft_lambda_loss)
 from data import (  # noqa: E402
-    DataConfig, RankingList, fit_histories, generator, informative, list_prompt, load, make_encoder, random_slots,
+    DataConfig, RankingList, fit_histories, generator, informative_lists, list_prompt, load, make_encoder, random_slots,
     split)
 from evaluate import ModelRanker  # noqa: E402
 from experiments.rivals import bootstrapped, point_wise  # noqa: E402
@@ -447,7 +447,7 @@ def main(arguments: list[str] | None = None) -> dict:
                 f"--only must be one of {', '.join(parts)}, got {bench.only!r}")
     check_input(bench.repeat > 0, f"--repeat must be at least 1, got {bench.repeat}")
     ratings = load(data_cfg)
-    lists = informative(split(ratings, data_cfg).train, "training")
+    lists = informative_lists(split(ratings, data_cfg).train, "training")
     _device, bf16, _text = set_up_machine(cfg.model, cfg.bf16)  # as train.py does
     cfg = dataclasses.replace(cfg, bf16=bf16)
     print(f"{hardware()}, torch {torch.__version__}, transformers {transformers.__version__}, {cfg.model} on "
