@@ -192,23 +192,6 @@ def save_model(model, tokenizer, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def all_of(state) -> dict:
-    """What a checkpoint holds of a train.State."""
-    optimizer, scheduler = state.optimizer.state_dict(), state.scheduler.state_dict()
-    return {"step": state.step, "best": state.best, "weights": trainable(state.model),
-            "optimizer": optimizer, "scheduler": scheduler}
-
-
-def put_back(state, saved: dict) -> None:
-    """Make a train.State what it was when `all_of` looked at it."""
-    for name, weight in trainable(state.model).items():
-        there = saved["weights"][name]
-        weight.copy_(there.view_as(weight))  # of another shape: an error, no broadcast
-    state.optimizer.load_state_dict(saved["optimizer"])
-    state.scheduler.load_state_dict(saved["scheduler"])
-    state.step, state.best = int(saved["step"]), float(saved["best"])
-
-
 # ---- log.jsonl -----------------------------------------------------------------------------------
 
 LOG_EVERY = 20  # steps between lines
@@ -271,10 +254,13 @@ class TrainingLog:
         """Write a line of means since the last one. Raises: AlroError if a number is not finite."""
         if not self.pending:
             return
-        rows, tokens = [], 0
+        rows, tokens, advice = [], 0, ""
+        if self.folder and (self.folder / CHECKPOINT).exists():
+            advice = "; the last checkpoint is from before"
         for step, means, list_ids in self.pending:
             numbers = {name: float(value) for name, value in means.items()}
-            self.check_finite(step, numbers, list_ids)
+            check_input(all(map(math.isfinite, numbers.values())),
+                        f"step {step}: not finite: {numbers}, lists {list_ids}{advice}")
             tokens += numbers.pop("tokens") * len(list_ids)
             rows.append(numbers)
             check_input(numbers.keys() == rows[0].keys(),
@@ -290,13 +276,6 @@ class TrainingLog:
         self.pending = []
         self.start = time.perf_counter()
         self.write(line)
-
-    def check_finite(self, step: int, numbers: dict[str, float], list_ids: list[str]) -> None:
-        advice = ""
-        if self.folder and (self.folder / CHECKPOINT).exists():
-            advice = "; the last checkpoint is from before"
-        check_input(all(map(math.isfinite, numbers.values())),
-                    f"step {step}: not finite: {numbers}, lists {list_ids}{advice}")
 
     def write(self, line: dict) -> None:
         if self.folder:
@@ -374,7 +353,12 @@ class Run:
                 saved = torch.load(path, map_location=state.device, weights_only=True)
                 check_input(saved.pop("origin") == self.origin,
                             f"{path} cannot be used: made with other data or another configuration")
-                put_back(state, saved)
+                for name, weight in trainable(state.model).items():
+                    there = saved["weights"][name]
+                    weight.copy_(there.view_as(weight))  # of another shape: an error, no broadcast
+                state.optimizer.load_state_dict(saved["optimizer"])
+                state.scheduler.load_state_dict(saved["scheduler"])
+                state.step, state.best = int(saved["step"]), float(saved["best"])
             self.say(f"resumed at step {state.step}")
         self.log.keep_until(state.step)
 
@@ -382,12 +366,16 @@ class Run:
         """checkpoint/state.pt, all that going on needs, whole or not at all."""
         if not self.writes:
             return
+        content = {"origin": self.origin, "step": state.step, "best": state.best}
+        content["weights"] = trainable(state.model)
+        content["optimizer"] = state.optimizer.state_dict()
+        content["scheduler"] = state.scheduler.state_dict()
         path = self.folder / CHECKPOINT
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name("state.pt.partial")
         with one_line_error(f"{path.parent}: cannot be written; what was there is whole"):
             with open(partial, "wb") as file:
-                torch.save({**all_of(state), "origin": self.origin}, file)
+                torch.save(content, file)
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(partial, path)
@@ -490,13 +478,6 @@ def result_of(methods: dict, intervals: dict, data, calls: dict, about: dict) ->
     return result
 
 
-def result_path(folder: Path, result: dict) -> Path:
-    """eval-SPLIT.json; another decoding than the usual one has a file of its own."""
-    decode = result["decode"]
-    suffix = "" if decode == "greedy" else f"-{decode}"
-    return folder / f"eval-{result['split']}{suffix}.json"
-
-
 def is_fuller(there: dict, result: dict) -> bool:
     """Whether the result that is there is of more lists, or of as many in more orders or methods.
 
@@ -512,7 +493,9 @@ def is_fuller(there: dict, result: dict) -> bool:
 
 def write_results(folder: Path, result: dict, methods: dict, lists) -> None:
     """Write eval-SPLIT.json and eval-SPLIT.lists.jsonl; a fuller result that is there stays."""
-    path = result_path(folder, result)
+    # Another decoding than the usual one has a file of its own.
+    suffix = "" if result["decode"] == "greedy" else f"-{result['decode']}"
+    path = folder / f"eval-{result['split']}{suffix}.json"
     try:
         with one_line_error(f"{path}: no result"):
             there = read_json(path)
