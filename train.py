@@ -405,9 +405,8 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
 
     # ---- train: the algorithm is in `one_step` and `losses`
     # A thread makes the data of the next step while the model works on this one.
-    coming = prefetched(job.steps.data_of, state.step, total, quiet=not run.writes)
     with stop_request() as stop:  # Ctrl-C, SIGTERM: leave after the step under way
-        for step_data in coming:
+        for step_data in prefetched(job.steps.data_of, state.step, total, quiet=not run.writes):
             means = one_step(state, step_data, cfg, losses, team)
             due = state.step % job.valid_every == 0 or state.step == total
             stopping = team.any(bool(stop), device)  # all leave at the same step
