@@ -10,9 +10,8 @@ from pathlib import Path
 
 from data import DataConfig
 from experiments import compare
-from plumbing.flags import (
-    check_input, check_minimum, config_from_dict, option, parse_flags, run_script)
-from plumbing.folder import FolderInUse, read_run_config
+from plumbing.flags import check_input, check_minimum, option, parse_flags, run_script
+from plumbing.folder import FolderInUse, settings_of_run
 from plumbing.presets import PRESETS
 from train import RunConfig, TrainConfig, train
 
@@ -46,9 +45,8 @@ def ablation_runs(cfg: TrainConfig, seeds: int, root: Path) -> dict[Path, TrainC
 def check_same_config(folder: Path, data_cfg: DataConfig, cfg: TrainConfig) -> None:
     """Raise AlroError if a run that is to be gone on with has another configuration than given."""
     # Else the folder's config.json would tell of a run that never was.
-    there = read_run_config(str(folder))
     for part, given in (("data", data_cfg), ("train", cfg)):
-        saved = config_from_dict(type(given), there[part], f"{folder}/config.json")
+        saved = settings_of_run(str(folder), part, type(given))
         for field in dataclasses.fields(given):
             was, now = getattr(saved, field.name), getattr(given, field.name)
             check_input(was == now, f"{folder} was started with --{field.name} {was}, not {now}: "

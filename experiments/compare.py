@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data import DataConfig, load, split
 from evaluate import (
-    EvaluationData, chance_method, check_split, data_of_run, fit_to_model,
+    EvaluationData, chance_method, choose_lists, data_of_run, fit_to_model,
     main_metric, paired_bootstrap, rankers_of_run, reference_rankers, score_method, summary)
 from plumbing.flags import (
-    check_input, check_minimum, option, parse_flags, run_script, write_json)
+    check_choice, check_input, check_minimum, option, parse_flags, run_script, write_json)
 from plumbing.folder import about_runs, check_writable, read_run_config
 from plumbing.tables import columns_of_text, text_table
 
@@ -36,7 +37,7 @@ class CompareConfig:
     json: str | None = option(None, "write the table into this file, too")
 
     def __post_init__(self):
-        check_split(self.split)
+        check_choice(self, split=["valid", "test"])
         check_minimum(self, orders=1, limit=1, batch_size=1)
 
 
@@ -77,16 +78,22 @@ def named_rows(configs: dict[str, dict], pool: bool, taken=OWN_ROWS) -> dict[str
     return rows
 
 
-def data_of_runs(configs: dict[str, dict], split: str, limit: int | None) -> EvaluationData:
+def load_evaluation(data_cfg: DataConfig, name: str, limit: int | None = None) -> EvaluationData:
+    """Load a dataset, split it, and choose the lists to rank."""
+    ratings = load(data_cfg)
+    return choose_lists(ratings, split(ratings, data_cfg), name, limit)
+
+
+def data_of_runs(configs: dict[str, dict], name: str, limit: int | None) -> EvaluationData:
     """The lists that all the runs have in common; AlroError if they are not the runs', or differ."""
     loaded = {}  # an ablation's runs have their data in common
     for folder, config in configs.items():
         key = json.dumps([config["data"], config["data_sha256"]])
         if key not in loaded:
-            loaded[key] = data_of_run(folder, split, limit)
+            loaded[key] = data_of_run(folder, name, limit)
     hashes = {data.sha256 for data in loaded.values()}
     check_input(len(hashes) == 1,
-                f"the runs' {split} lists differ, so they cannot be compared: {', '.join(configs)}")
+                f"the runs' {name} lists differ, so they cannot be compared: {', '.join(configs)}")
     return next(iter(loaded.values()))
 
 

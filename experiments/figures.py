@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> dict:
     maps = {}
     for row, folders in rows.items():
         ranker = rankers_of_run(folders[0], data.ratings.words, data.list_size)["trained"]
-        lists, _n_shortened = fit_histories([most_levels(data.lists)], ranker.encoder)
+        lists = fit_histories([most_levels(data.lists)], ranker.encoder)
         maps[row] = output_by_slot(ranker, *lists)
     draw(Path(cfg.out), curves(table, rows), maps)
     return table

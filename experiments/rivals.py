@@ -32,18 +32,19 @@ from torch import nn
 
 from alro import AlroError, backbone, clean_text, rank_of, token_logits
 from data import (
-    DataConfig, Splits, informative, list_prompt, load, make_encoder, random_slots, split)
+    DataConfig, Splits, informative_lists, list_prompt, make_encoder, random_slots)
 from evaluate import (
-    EvaluationData, ModelRanker, chance_method, check_split, choose_lists, fit_to_model,
+    EvaluationData, ModelRanker, chance_method, fit_to_model,
     ndcg, rankers_of_run, ratings_of, reference_rankers, score_ranker, summary)
 from experiments.compare import (
-    OWN_ROWS, by_group, data_of_runs, differences, named_rows, print_comparison, score_rows)
+    OWN_ROWS, by_group, data_of_runs, differences, load_evaluation, named_rows, print_comparison,
+    score_rows)
 from plumbing.averages import item_mean
 from plumbing.files import Columns
 from plumbing.flags import (
-    check_input, check_minimum, config_from_dict, option, parse_flags, progress, run_script)
-from plumbing.folder import about_runs, check_writable, read_run_config, write_results
-from plumbing.machine import autocast, choose_bf16, pick_device, use_one_thread
+    check_choice, check_input, check_minimum, option, parse_flags, progress, run_script)
+from plumbing.folder import about_runs, check_writable, read_run_config, settings_of_run, write_results
+from plumbing.machine import autocast, set_up_machine
 from plumbing.model import build_model, rating_tokens, tokenise
 from plumbing.tables import text_table
 from train import TrainConfig
@@ -63,7 +64,7 @@ class RivalsConfig:
     embedding: bool = option(True, "fit the rivals without a language model, too")
 
     def __post_init__(self):
-        check_split(self.split)
+        check_choice(self, split=["valid", "test"])
         check_minimum(self, orders=1, limit=1, seed=0)
 
 
@@ -359,7 +360,7 @@ def embedding_rankers(columns: Columns, splits: Splits, split: str, seed: int = 
     count = np.bincount(fitted_items, minlength=len(columns.items))  # (I,)
     rankers = {"popularity": score_ranker(lambda ranking_list: count[ranking_list.items])}
     chosen = {}
-    valid_lists = informative(splits.valid, "validation")
+    valid_lists = informative_lists(splits.valid, "validation")
     before_valid = Fit(columns, splits.fit["valid"])
     before_split = Fit(columns, splits.fit[split])
     for name in RIVALS:
@@ -500,11 +501,8 @@ def ways_to_rank(folder: str, data: EvaluationData) -> dict:
 
 def untrained_ranker(folder: str, data: EvaluationData) -> ModelRanker:
     """The model that a run began with: a pretrained one then ranks zero-shot."""
-    config = read_run_config(folder)["train"]
-    cfg = config_from_dict(TrainConfig, config, f"{folder}/config.json")
-    device = pick_device()
-    use_one_thread(device, cfg.model)
-    bf16, _why = choose_bf16(cfg.bf16, device, cfg.model)
+    cfg = settings_of_run(folder, "train", TrainConfig)
+    device, bf16, _text = set_up_machine(cfg.model, cfg.bf16)
     model, tokenizer = build_model(cfg, data.ratings.words)
     encoder = make_encoder(model, tokenizer, data.ratings.words, data.list_size)
     return ModelRanker(model.to(device), encoder, bf16=bf16)
@@ -531,8 +529,7 @@ def llm_rankers(configs: dict[str, dict], data: EvaluationData, pool: bool):
 def load_lists(configs: dict[str, dict], data_cfg: DataConfig, cfg: RivalsConfig) -> EvaluationData:
     """The runs' own lists, which must be the same for all; without runs, those of the flags."""
     if not configs:
-        ratings = load(data_cfg)
-        return choose_lists(ratings, split(ratings, data_cfg), cfg.split, cfg.limit)
+        return load_evaluation(data_cfg, cfg.split, cfg.limit)
     check_input(data_cfg == DataConfig(), "with runs, their own data are used: give no data flags")
     return data_of_runs(configs, cfg.split, cfg.limit)
 

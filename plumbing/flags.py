@@ -1,6 +1,7 @@
 """Flags from dataclasses, errors in one line, JSON files whole or not at all, a script's frame."""
 import argparse
 import contextlib
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -12,7 +13,6 @@ import shlex
 import subprocess
 import sys
 import textwrap
-from dataclasses import field
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -136,6 +136,15 @@ def command(*words) -> str:
     return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
 
 
+def next_command(folder: Path, cfg) -> str:
+    """What to run after a run of this configuration (train.TrainConfig), and why."""
+    demo = dataclasses.replace(type(cfg)(), seed=cfg.seed, bf16=cfg.bf16)
+    if cfg == demo:
+        plain = command("train.py", "--alpha", 0, "--beta", 0, "--seed", cfg.seed)
+        return f"Next, plain fine-tuning, to compare: {plain}"
+    return f"Next, three lists in words: {command('evaluate.py', folder, '--show', 3)}"
+
+
 # A bar for what takes a while; in a pipe, a line a minute.
 progress = functools.partial(
     tqdm, delay=2, leave=False, mininterval=0.1 if sys.stderr.isatty() else 60)
@@ -145,7 +154,7 @@ progress = functools.partial(
 
 def option(default, help: str):
     """A dataclass field that is also a command-line flag."""
-    return field(default=default, metadata={"help": help})
+    return dataclasses.field(default=default, metadata={"help": help})
 
 
 def check_minimum(cfg, **minimum) -> None:
@@ -154,6 +163,19 @@ def check_minimum(cfg, **minimum) -> None:
         value = getattr(cfg, name)
         check_input(value is None or least <= value <= 10 ** 9,
                     f"--{name} must be at least {least} and at most 10^9, got {value}")
+
+
+def check_positive(cfg, *names) -> None:
+    for name in names:
+        value = getattr(cfg, name)
+        check_input(0 < value < 1e9, f"--{name} must be positive, below 1e9, got {value}")
+
+
+def check_choice(cfg, **choices) -> None:
+    """Raise AlroError for the first field of cfg that is none of its choices."""
+    for name, known in choices.items():
+        value = getattr(cfg, name)
+        check_input(value in known, f"--{name} must be one of {', '.join(known)}; got {value!r}")
 
 
 def none_or(kind):

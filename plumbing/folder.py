@@ -9,6 +9,7 @@ there before.
 """
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -29,7 +30,10 @@ from tqdm import tqdm
 
 from alro import AlroError, clean_text
 from plumbing.flags import (
-    check_input, command, one_line_error, read_json, to_nowhere, warn, write_json)
+    check_input, command, config_from_dict, one_line_error, progress, read_json, to_nowhere, warn,
+    write_json)
+from plumbing.machine import hardware
+from plumbing.model import trainable
 
 # ---- Finding and locking it ----------------------------------------------------------------------
 
@@ -82,26 +86,6 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def claim_folder(resume: str | None, out: str | None, dataset: str, team):
-    """(the folder to write into, the same in all processes; the first process's lock on it)."""
-    folder, lock = resume, None
-    if team.process == 0:
-        if resume is None:
-            folder = str(make_run_folder(out, dataset))
-        lock = lock_folder(Path(folder))  # from here on files are written: one process at a time
-        if resume is None:
-            # What a start that came to nothing has left is no run.
-            partial = {*Path(folder).glob("config.json*.partial")}
-            there = sorted(path.name for path in {*Path(folder).iterdir()} - partial)
-            there = [name for name in there if name != "lock"]
-            check_input(not there, f"{folder} holds {there[:1]} already: go on with "
-                                   f"{command('train.py', '--resume', folder)}, or give another "
-                                   "--out")
-            for path in partial:
-                path.unlink()
-    return Path(team.same(folder)), lock
-
-
 def hash_json(content) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -125,7 +109,7 @@ CONFIG_FIELDS = {  # what every reader needs
     "prompt": {"noun": str, "scale": list, "levels": list}}
 
 
-def write_config(folder: Path, origin: dict, data_config: dict, words, hardware: str) -> None:
+def write_config(folder: Path, origin: dict, data_config: dict, words) -> None:
     """config.json: all that tells how the run came about.
 
     Args: origin: see `Run`; words: data.PromptWords.
@@ -134,7 +118,7 @@ def write_config(folder: Path, origin: dict, data_config: dict, words, hardware:
     config["prompt"] = {"noun": words.noun, "scale": words.scale, "levels": words.levels}
     config["data_sha256"] = origin["data"]
     config["base_sha256"] = origin["base"]
-    config["hardware"] = hardware
+    config["hardware"] = hardware()
     libraries = (torch, np, transformers)
     config["versions"] = {library.__name__: library.__version__ for library in libraries}
     config["versions"]["python"] = sys.version.split()[0]
@@ -170,9 +154,14 @@ def about_runs(configs) -> dict:
     return about
 
 
-def check_data_of_run(folder: str, config: dict, now: dict[str, str]) -> None:
+def settings_of_run(folder: str, part: str, kind):
+    """The "data" or "train" settings of a run, as the dataclass that they were."""
+    return config_from_dict(kind, read_run_config(folder)[part], f"{folder}/config.json")
+
+
+def check_data_of_run(folder: str, now: dict[str, str]) -> None:
     """Raise AlroError if a run was trained on other data than are there `now` (data_hashes)."""
-    trained_on = config.get("data_sha256")
+    trained_on = read_run_config(folder)["data_sha256"]
     check_input(isinstance(trained_on, dict) and trained_on.keys() == now.keys(),
                 f"{folder}/config.json: data_sha256 must be an object with {', '.join(now)}")
     for part, what in ("lists", "ratings"), ("prompt", "titles"):
@@ -182,6 +171,9 @@ def check_data_of_run(folder: str, config: dict, now: dict[str, str]) -> None:
 
 
 # ---- model/ and checkpoint/ ----------------------------------------------------------------------
+
+CHECKPOINT = Path("checkpoint", "state.pt")
+
 
 def save_model(model, tokenizer, folder: Path) -> None:
     """folder/model in Hugging Face format: written beside it, then moved into place."""
@@ -198,10 +190,6 @@ def save_model(model, tokenizer, folder: Path) -> None:
         os.rename(final, old)
     os.rename(partial, final)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def checkpoint_path(folder: Path) -> Path:
-    return folder / "checkpoint" / "state.pt"
 
 
 # ---- log.jsonl -----------------------------------------------------------------------------------
@@ -243,8 +231,8 @@ class TrainingLog:
     def __init__(self, folder: Path | None, list_size: int):
         """folder None: another process writes."""
         self.folder = folder
-        self.pending = []
-        self.restart_clock()
+        self.pending = []  # (step, means of its lists, their ids) since the last line
+        self.start = time.perf_counter()
         # Two levels to compare the SFT loss with: any of the m letters, and the uniform trap.
         self.references = {"log_m": math.log(list_size),
                            "log_m_factorial_over_m": math.lgamma(list_size + 1) / list_size}
@@ -262,18 +250,17 @@ class TrainingLog:
             partial.write_text("".join(kept))
             os.replace(partial, path)
 
-    def add(self, step: int, means: dict[str, torch.Tensor], list_ids: list[str]) -> None:
-        """means: of the step's lists, by the name of what was measured."""
-        self.pending.append((step, means, list_ids))
-
     def flush(self) -> None:
         """Write a line of means since the last one. Raises: AlroError if a number is not finite."""
         if not self.pending:
             return
-        rows, tokens = [], 0
+        rows, tokens, advice = [], 0, ""
+        if self.folder and (self.folder / CHECKPOINT).exists():
+            advice = "; the last checkpoint is from before"
         for step, means, list_ids in self.pending:
             numbers = {name: float(value) for name, value in means.items()}
-            self.check_finite(step, numbers, list_ids)
+            check_input(all(map(math.isfinite, numbers.values())),
+                        f"step {step}: not finite: {numbers}, lists {list_ids}{advice}")
             tokens += numbers.pop("tokens") * len(list_ids)
             rows.append(numbers)
             check_input(numbers.keys() == rows[0].keys(),
@@ -287,19 +274,8 @@ class TrainingLog:
         line |= self.references
         line["lr"] = rows[-1]["lr"]
         self.pending = []
-        self.restart_clock()
-        self.write(line)
-
-    def check_finite(self, step: int, numbers: dict[str, float], list_ids: list[str]) -> None:
-        advice = ""
-        if self.folder and checkpoint_path(self.folder).exists():
-            advice = "; the last checkpoint is from before"
-        check_input(all(map(math.isfinite, numbers.values())),
-                    f"step {step}: not finite: {numbers}, lists {list_ids}{advice}")
-
-    def restart_clock(self) -> None:
-        """Validating and saving is not training."""
         self.start = time.perf_counter()
+        self.write(line)
 
     def write(self, line: dict) -> None:
         if self.folder:
@@ -322,6 +298,32 @@ def say(text: str) -> None:
             to_nowhere(sys.stdout)
 
 
+def open_run(run_cfg, data_cfg, origin: dict, words, team) -> "Run":
+    """The run in its folder, new or to be gone on with; it is the same in all processes.
+
+    Args: run_cfg: train.RunConfig; data_cfg, words: of data.py; origin: see `Run`.
+    """
+    folder, lock = run_cfg.resume, None
+    if team.process == 0:
+        if run_cfg.resume is None:
+            folder = str(make_run_folder(run_cfg.out, data_cfg.dataset))
+        lock = lock_folder(Path(folder))  # from here on files are written: one process at a time
+        if run_cfg.resume is None:
+            # What a start that came to nothing has left is no run.
+            partial = {*Path(folder).glob("config.json*.partial")}
+            there = sorted(path.name for path in {*Path(folder).iterdir()} - partial)
+            there = [name for name in there if name != "lock"]
+            check_input(not there, f"{folder} holds {there[:1]} already: go on with "
+                                   f"{command('train.py', '--resume', folder)}, or give another "
+                                   "--out")
+            for path in partial:
+                path.unlink()
+    folder = Path(team.same(folder))
+    if team.process == 0 and run_cfg.resume is None:
+        write_config(folder, origin, dataclasses.asdict(data_cfg), words)
+    return Run(folder, lock, origin, data_cfg.list_size, writes=team.process == 0)
+
+
 class Run:
     """What a training run writes, from the first process alone.
 
@@ -336,8 +338,8 @@ class Run:
         self.list_size = list_size
         self.log = TrainingLog(folder if writes else None, list_size)
 
-    def say(self, text: str) -> None:
-        if self.writes:
+    def say(self, text: str | None) -> None:
+        if self.writes and text:
             say(text)
 
     def load_checkpoint(self, state) -> None:
@@ -345,13 +347,18 @@ class Run:
 
         Raises: AlroError if it is damaged or of another origin.
         """
-        path = checkpoint_path(self.folder)
+        path = self.folder / CHECKPOINT
         if path.exists():
             with one_line_error(f"{path} cannot be used"), torch.no_grad():
                 saved = torch.load(path, map_location=state.device, weights_only=True)
                 check_input(saved.pop("origin") == self.origin,
                             f"{path} cannot be used: made with other data or another configuration")
-                state.load_state_dict(saved)
+                for name, weight in trainable(state.model).items():
+                    there = saved["weights"][name]
+                    weight.copy_(there.view_as(weight))  # of another shape: an error, no broadcast
+                state.optimizer.load_state_dict(saved["optimizer"])
+                state.scheduler.load_state_dict(saved["scheduler"])
+                state.step, state.best = int(saved["step"]), float(saved["best"])
             self.say(f"resumed at step {state.step}")
         self.log.keep_until(state.step)
 
@@ -359,19 +366,23 @@ class Run:
         """checkpoint/state.pt, all that going on needs, whole or not at all."""
         if not self.writes:
             return
-        path = checkpoint_path(self.folder)
+        content = {"origin": self.origin, "step": state.step, "best": state.best}
+        content["weights"] = trainable(state.model)
+        content["optimizer"] = state.optimizer.state_dict()
+        content["scheduler"] = state.scheduler.state_dict()
+        path = self.folder / CHECKPOINT
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name("state.pt.partial")
         with one_line_error(f"{path.parent}: cannot be written; what was there is whole"):
             with open(partial, "wb") as file:
-                torch.save({**state.state_dict(), "origin": self.origin}, file)
+                torch.save(content, file)
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(partial, path)
 
     def log_step(self, state, means: dict, list_ids: list[str], due: bool) -> None:
         """Note a step's means; write them every some steps, and before a validation is due."""
-        self.log.add(state.step, means, list_ids)
+        self.log.pending.append((state.step, means, list_ids))
         if state.step % LOG_EVERY == 0 or due:
             self.log.flush()
 
@@ -380,7 +391,8 @@ class Run:
 
         In this order: where the log has a validation, model/ is the best until then.
         """
-        is_best = state.is_best(scores["valid_ndcg"])
+        is_best = scores["valid_ndcg"] > state.best
+        state.best = max(state.best, scores["valid_ndcg"])
         if is_best and self.writes:
             save_model(state.model, tokenizer, self.folder)
         self.log.write({"step": state.step, **scores})
@@ -388,7 +400,7 @@ class Run:
         knows = f"; knows {scores['valid_knows']:.4f}" if "valid_knows" in scores else ""
         self.say(f"step {state.step}: validation NDCG@{self.list_size} {scores['valid_ndcg']:.4f}"
                  f"{' (best)' if is_best else ''}{knows}")
-        self.log.restart_clock()
+        self.log.start = time.perf_counter()  # validating and saving is not training
 
     def interrupted(self, state) -> None:
         """After Ctrl-C, SIGTERM or a closed terminal, with the step under way finished."""
@@ -398,54 +410,72 @@ class Run:
                          f"{command('train.py', '--resume', self.folder)}")
 
 
-class stop_request:  # noqa: N801 (used as a function: `with stop_request() as stop`)
-    """Inside `with`, Ctrl-C, SIGTERM and SIGHUP only make it true; the second one ends the process.
-    """
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")  # the last: its terminal was closed; not on Windows
 
-    NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last: its terminal was closed; not on Windows
 
-    def __init__(self):
-        self.requested = False
+@contextlib.contextmanager
+def stop_request():
+    """Inside `with`, Ctrl-C, SIGTERM and SIGHUP only add to the list that this gives; the second
+    one ends the process."""
+    requests = []
 
-    def __bool__(self) -> bool:
-        return self.requested
-
-    def handle(self, number: int, _frame) -> None:
-        if self.requested:
+    def handle(number: int, _frame) -> None:
+        if requests:
             sys.exit(128 + number)
-        self.requested = True
+        requests.append(number)
 
-    def __enter__(self) -> "stop_request":
-        numbers = [getattr(signal, name) for name in self.NAMES if hasattr(signal, name)]
-        hangup = getattr(signal, "SIGHUP", None)
-        if hangup and signal.getsignal(hangup) == signal.SIG_IGN:  # nohup: go on without a terminal
-            numbers.remove(hangup)
-        self.previous = {number: signal.signal(number, self.handle) for number in numbers}
-        return self
-
-    def __exit__(self, *_error) -> None:
-        for number, handler in self.previous.items():
+    numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup and signal.getsignal(hangup) == signal.SIG_IGN:  # nohup: go on without a terminal
+        numbers.remove(hangup)
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield requests
+    finally:
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def prefetched(steps, first: int):
-    """steps[first] and on; each is made by a thread while the model works on the one before."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        coming = [pool.submit(steps.__getitem__, step) for step in range(first, len(steps))[:1]]
-        for step in range(first, len(steps)):
-            data = coming.pop().result()
-            if step + 1 < len(steps):
-                coming.append(pool.submit(steps.__getitem__, step + 1))
-            yield data
+def prefetched(make, first: int, end: int, quiet: bool = False):
+    """make(first), ..., make(end - 1), with a bar; a thread makes the next while this is used."""
+    bar = progress(desc="training", initial=first, total=end, disable=quiet)
+    waiting = None
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, bar:
+        for number in range(first, end):
+            following = pool.submit(make, number)
+            if waiting:
+                yield waiting.result()
+                bar.update()
+            waiting = following
+        if waiting:
+            yield waiting.result()
 
 
 # ---- Results of an evaluation --------------------------------------------------------------------
 
-def result_path(folder: Path, result: dict) -> Path:
-    """eval-SPLIT.json; another decoding than the usual one has a file of its own."""
-    decode = result["decode"]
-    suffix = "" if decode == "greedy" else f"-{decode}"
-    return folder / f"eval-{result['split']}{suffix}.json"
+def result_of(methods: dict, intervals: dict, data, calls: dict, about: dict) -> dict:
+    """What eval-SPLIT.json holds (evaluate.summary).
+
+    Args: intervals: {method: {metric: (mean, low, high)}}; data: evaluate.EvaluationData.
+    """
+    rows = {}
+    for name, method in methods.items():
+        row = rows[name] = {}
+        for metric, (mean, low, high) in intervals[name].items():
+            row[metric] = {"mean": mean, "ci95": [low, high]}
+        row["mean_rank_by_slot"] = method["mean_rank_by_slot"]
+        row["llm_calls_per_list"] = calls.get(name, 0)
+        if "by_seed" in method:  # of several runs (experiments/compare.py)
+            row["by_seed"] = method["by_seed"]
+    result = {**about, "split": data.split, "hardware": hardware(), "list_size": data.list_size}
+    result["lists"] = len(getattr(data.splits, data.split))
+    result["informative_lists"] = data.n_informative
+    result["ranked_lists"] = len(data.lists)
+    result["data_sha256"] = data.sha256
+    result["methods"] = rows
+    result["timing"] = {name: {"ms_per_list": method["ms_per_list"]}
+                        for name, method in methods.items()}
+    return result
 
 
 def is_fuller(there: dict, result: dict) -> bool:
@@ -463,7 +493,9 @@ def is_fuller(there: dict, result: dict) -> bool:
 
 def write_results(folder: Path, result: dict, methods: dict, lists) -> None:
     """Write eval-SPLIT.json and eval-SPLIT.lists.jsonl; a fuller result that is there stays."""
-    path = result_path(folder, result)
+    # Another decoding than the usual one has a file of its own.
+    suffix = "" if result["decode"] == "greedy" else f"-{result['decode']}"
+    path = folder / f"eval-{result['split']}{suffix}.json"
     try:
         with one_line_error(f"{path}: no result"):
             there = read_json(path)

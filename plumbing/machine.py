@@ -22,13 +22,6 @@ def hardware() -> str:
     return f"{processor} CPU, {torch.get_num_threads()} threads"
 
 
-def use_one_thread(device: torch.device, model_name: str) -> None:
-    """The tiny model is so small that two threads mostly wait for one another; and one repeats bit
-    for bit. The other core tokenises."""
-    if device.type == "cpu" and model_name == "tiny":
-        torch.set_num_threads(1)
-
-
 def processor_multiplies_bf16() -> bool:
     """Whether this CPU has instructions for bf16 products: AMX, or AVX512-BF16."""
     # Private to torch, so perhaps not there; then no bf16 unless --bf16 asks for it.
@@ -52,19 +45,25 @@ def choose_bf16(requested: bool | None, device: torch.device, model_name: str) -
     return False, "a processor that does not multiply bf16"
 
 
-def autocast(device: torch.device, bf16: bool):
-    """The context to compute in."""
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-
-
-def describe_device(device: torch.device, bf16: bool, reason: str) -> str:
-    """One line for the start: where the run computes, in which format, and why."""
+def set_up_machine(model_name: str, bf16: bool | None) -> tuple[torch.device, bool, str]:
+    """(device, whether to compute in bf16, a line that says where, in which format, and why)."""
+    device = pick_device()
+    # The tiny model is so small that two threads mostly wait for one another; and one repeats bit
+    # for bit. The other core tokenises.
+    if device.type == "cpu" and model_name == "tiny":
+        torch.set_num_threads(1)
+    bf16, why = choose_bf16(bf16, device, model_name)
     name = str(device)
     if device.type == "cpu":
         name = f"cpu, {torch.get_num_threads()} threads, no CUDA GPU found"
         if torch.backends.mps.is_available():
             name += " (Apple's GPU is not used)"
-    return f"{name}; {'bf16' if bf16 else 'float32'}: {reason}"
+    return device, bf16, f"{name}; {'bf16' if bf16 else 'float32'}: {why}"
+
+
+def autocast(device: torch.device, bf16: bool):
+    """The context to compute in."""
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
 def peak_memory() -> str | None:
@@ -91,11 +90,29 @@ class Team(NamedTuple):
         """This process's part of lists that all have: every n-th one."""
         return lists[self.process::self.size]
 
+    def check_shares(self, n_lists: int, batch_size: int) -> None:
+        """Each process needs a list in each step, the smallest one of an epoch included."""
+        smallest_step = n_lists % batch_size or batch_size
+        check_input(smallest_step >= self.size,
+                    f"an epoch's smallest step has {smallest_step} lists for {self.size} "
+                    "processes: another --batch_size")
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over all processes, in place."""
         if self.size > 1:
             torch.distributed.all_reduce(tensor)
         return tensor
+
+    def means(self, parts: list[dict], count: int) -> dict:
+        """{name: the sum over these dicts of tensors and over all processes, divided by count}."""
+        names = list(parts[0])
+        for part in parts:
+            check_input(part.keys() == parts[0].keys(),
+                        f"a loss function must return the same names each time, got {[*part]}")
+        sums = [sum(part[name] for part in parts) for name in names]
+        # One tensor of all, so that several processes exchange it once.
+        means = self.sum(torch.stack(sums)) / count
+        return dict(zip(names, means))
 
     def add_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Make each gradient the sum over all processes."""
@@ -125,6 +142,9 @@ class Team(NamedTuple):
             torch.distributed.destroy_process_group()
 
 
+ALONE = Team()
+
+
 def join_processes() -> Team:
     """The team that torchrun has started this process in; else a team of one.
 
@@ -135,7 +155,7 @@ def join_processes() -> Team:
     check_input(world.isdecimal() and int(world) > 0,
                 f"the environment says WORLD_SIZE={world!r}, no number of processes: {mend}")
     if int(world) == 1:
-        return Team()
+        return ALONE
     missing = [name for name in TORCHRUN_SETS if not os.environ.get(name)]
     check_input(not missing, f"the environment says WORLD_SIZE={world}, but not "
                              f"{', '.join(missing)}: {mend}")

@@ -4,6 +4,7 @@
     load_run(folder, cfg) -> (model, tokenizer)      of a run that train.py has written
 """
 import bisect
+import dataclasses
 import hashlib
 import itertools
 import math
@@ -104,6 +105,40 @@ def line_end_tokens(prompt: str, offsets) -> list[list[int]]:
         tokens.append(list(range(first, last + 1)))
         line_start = line_end + 1
     return tokens
+
+
+def check_prompt(encoder, list_id: str, tokens: list[int]) -> None:
+    """Raise AlroError if the tokens of a list's prompt are too many, or a special one among them."""
+    check_input(len(tokens) + encoder.list_size <= encoder.max_length,
+                f"list {list_id!r}: {len(tokens)} tokens, but the model reads "
+                f"{encoder.max_length}: too long; try a smaller --list_size")
+    check_input(encoder.special_tokens.isdisjoint(tokens[encoder.own_tokens:]),
+                f"list {list_id!r}: a title holds a special token")
+
+
+def fit_history(encoder, ranking_list, prompt_of):
+    """The list without the oldest ratings of its history, as many as must go for the model to read
+    its prompt; the list itself where none must.
+
+    Args: encoder: data.Encoder; ranking_list: data.RankingList; prompt_of: its prompt.
+    """
+    # The answer has one token a candidate; as many more, since another display may be longer.
+    room = encoder.max_length - 2 * encoder.list_size
+    history = ranking_list.history
+
+    def less(dropped: int):
+        return dataclasses.replace(ranking_list, history=history[dropped:])
+
+    def fits(dropped: int) -> bool:
+        prompt = prompt_of(less(dropped))
+        if len(prompt.encode()) + encoder.own_tokens <= room:  # a token has at least a byte
+            return True
+        return len(tokenise(encoder.tokenizer, [prompt]).input_ids[0]) <= room
+
+    if not history or fits(0):
+        return ranking_list
+    # By bisection: False .. False True .. True.
+    return less(bisect.bisect_left(range(len(history)), True, key=fits))
 
 
 def pad(rows, value, multiple=1) -> torch.Tensor:

@@ -10,7 +10,7 @@ FEW_STEPS = 80  # no run of results/ has left the uniform trap before
 
 def describe_start(data_cfg, cfg, job, device_text: str, losses_name: str) -> str:
     """What a person wants to know before the first step; cfg: train.TrainConfig, job: train.Job."""
-    m, steps, columns = data_cfg.list_size, len(job.steps), job.ratings.columns
+    m, steps, columns = data_cfg.list_size, job.steps.total, job.ratings.columns
     n_trained = sum(weight.numel() for weight in job.model.parameters() if weight.requires_grad)
     counts = "".join(f"; {name}: {count}" for name, count in columns.counts.items())
     lines = [f"{data_cfg.dataset}: {len(job.steps.lists)} training lists of {m} with two different "

@@ -83,7 +83,7 @@ def test_score_method_on_rankers_whose_answers_are_known():
     """A ranker that copies the display, and one that knows the ratings: NDCG, agreement, flips, slot curve of each."""
     cfg = data.DataConfig()
     ratings = data.load(cfg, n_users=300)
-    lists = data.informative(data.split(ratings, cfg).test, "test")
+    lists = data.informative_lists(data.split(ratings, cfg).test, "test")
     copy = evaluate.score_method(lambda lists, slots: torch.tensor(slots), lists, orders=3)
     ideal = evaluate.score_method(evaluate.score_ranker(lambda one: np.array(one.ratings)), lists, orders=3)
     chance = evaluate.chance_method(lists)

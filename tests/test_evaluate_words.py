@@ -170,7 +170,7 @@ def test_without_categories_there_is_no_such_rival():
 
 def test_y_by_slot_says_where_the_model_looks_and_where_it_should(small_world, demo_straight):
     """Each output position's probabilities add to 1; by slot they are the candidates'; gold: the best-rated's slot."""
-    evaluation_data = evaluate.load_evaluation(data.DataConfig(), "test")
+    evaluation_data = compare.load_evaluation(data.DataConfig(), "test")
     ranker = evaluate.rankers_of_run(str(demo_straight), evaluation_data.ratings.words, 6)["trained"]
     ranking_list = figures.most_levels(evaluation_data.lists)
     assert len(set(ranking_list.ratings)) == max(len(set(one.ratings)) for one in evaluation_data.lists)
@@ -227,7 +227,7 @@ def test_seeds_that_stopped_early_are_drawn_as_far_as_all_went(tmp_path):
 def test_lists_that_lost_history_are_reported(
         small_world, few_draws, demo_straight, tmp_path, monkeypatch, capsys):
     """In evaluation, too, whichever script ranks: how many, and what the model reads."""
-    evaluation_data = evaluate.load_evaluation(data.DataConfig(), "test", 5)
+    evaluation_data = compare.load_evaluation(data.DataConfig(), "test", 5)
     ranker = evaluate.rankers_of_run(str(demo_straight), evaluation_data.ratings.words, 6)["trained"]
     lists = evaluation_data.lists
     slots = [one.shown for one in lists]

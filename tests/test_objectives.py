@@ -99,8 +99,9 @@ def step():
     """(model, batch of one training step, log-probabilities of both displayed orders): 8 lists."""
     model, tokenizer = build_model(demo_config(), RATINGS.words)
     encoder = data.make_encoder(model, tokenizer, RATINGS.words, 5)
-    steps = train.TrainingSteps(data.informative(data.split(RATINGS, CONFIG).train, "training"), encoder, demo_config())
-    batch = steps[0].parts[0]
+    lists = data.informative_lists(data.split(RATINGS, CONFIG).train, "training")
+    steps = train.TrainingSteps(lists, encoder, demo_config())
+    batch = steps.data_of(0).parts[0]
     with torch.no_grad():
         log_probs = alro.candidate_log_probs(alro.target_logits(model, batch)[0], batch).chunk(2)
     return model, batch, log_probs

@@ -37,7 +37,7 @@ def test_overfits_one_batch():
     """Eight lists, seen again and again in the same displays, are ranked almost perfectly."""
     cfg = demo_config()
     ratings = data.load(DATA)
-    lists = data.informative(data.split(ratings, DATA).train, "training")[:8]
+    lists = data.informative_lists(data.split(ratings, DATA).train, "training")[:8]
     model, tokenizer = build_model(cfg, ratings.words)
     encoder = data.Encoder(tokenizer, ratings.words, 6, 500)
     steps = train.TrainingSteps(lists, encoder, cfg)
@@ -91,7 +91,7 @@ def test_best_model_on_validation_is_the_one_kept(tmp_path, monkeypatch):
 
 def step_of(cfg):
     ratings = data.load(DATA)
-    lists = data.informative(data.split(ratings, DATA).train, "training")
+    lists = data.informative_lists(data.split(ratings, DATA).train, "training")
     model, tokenizer = build_model(cfg, ratings.words)
     encoder = data.Encoder(tokenizer, ratings.words, 6, 500)
     return model, train.TrainingSteps(lists, encoder, cfg), lists
@@ -116,7 +116,7 @@ def test_without_weights_the_ratings_are_no_part_of_the_objective():
     """--history_weight 0 --candidate_weight 0: the paper's objective, as far as we know it."""
     cfg = demo_config(history_weight=0.0, candidate_weight=0.0)
     model, steps, _ = step_of(cfg)
-    found = train.losses(model, steps[0].parts[0], cfg)
+    found = train.losses(model, steps.data_of(0).parts[0], cfg)
     assert not {"history", "candidates"} & found.keys()
     expected = found["sft"] + cfg.alpha * found["sll"] + cfg.beta * found["psl"]
     assert torch.allclose(found["total"], expected)
@@ -126,7 +126,7 @@ def test_ratings_are_read_in_the_first_display_alone():
     """Whatever the second one holds: an arm with PSL has no rating target on a display that SFT does not see."""
     cfg = demo_config()
     model, steps, _ = step_of(cfg)
-    batch = steps[0].parts[0]
+    batch = steps.data_of(0).parts[0]
     ids = batch.input_ids.clone()
     ids[8:] = ids[8:].flip(1)
     other = batch._replace(input_ids=ids)
@@ -140,7 +140,7 @@ def test_a_validation_says_and_knows(demo_straight):
     """By both decodings on the same lists and displays; without candidates' ratings as targets, by one."""
     cfg = demo_config()
     model, steps, _ = step_of(cfg)
-    lists = data.informative(data.split(data.load(DATA), DATA).valid, "validation")[:5]
+    lists = data.informative_lists(data.split(data.load(DATA), DATA).valid, "validation")[:5]
     found = train.validate(model, lists, steps.encoder, cfg)
     slots = [data.random_slots(6, "eval", one.list_id, 0) for one in lists]
     for name, decode in (("valid_ndcg", "greedy"), ("valid_knows", "ratings")):
@@ -228,7 +228,7 @@ def test_sft_and_sll_are_of_the_first_displayed_order_and_psl_pulls_both_togethe
     """Against the pure losses of the batch's two halves; the history is read once."""
     cfg = demo_config()
     model, steps, _ = step_of(cfg)
-    batch = steps[0].parts[0]
+    batch = steps.data_of(0).parts[0]
     found = train.losses(model, batch, cfg)
     answer_logits, history_logits, candidate_logits = alro.target_logits(model, batch)
     first, other = alro.candidate_log_probs(answer_logits, batch).split(8)
@@ -252,9 +252,10 @@ def test_sft_and_sll_are_of_the_first_displayed_order_and_psl_pulls_both_togethe
 
 def test_every_epoch_sees_every_list_once():
     _, steps, lists = step_of(demo_config(batch_size=7))
-    seen = [name for step in range(steps.per_epoch) for name in steps[step].list_ids]
+    seen = [name for step in range(steps.per_epoch) for name in steps.data_of(step).list_ids]
     assert sorted(seen) == sorted(one.list_id for one in lists)
-    assert [name for step in range(steps.per_epoch, 2 * steps.per_epoch) for name in steps[step].list_ids] != seen
+    second = range(steps.per_epoch, 2 * steps.per_epoch)
+    assert [name for step in second for name in steps.data_of(step).list_ids] != seen
 
 
 @pytest.mark.parametrize("accum", [2, 3, 20])
@@ -265,7 +266,7 @@ def test_gradient_accumulation_gives_the_same_gradient(tmp_path, demo_straight, 
         assert other["total"] == pytest.approx(one["total"], rel=1e-4)
         assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
     _, steps, _ = step_of(demo_config(grad_accum=accum))
-    assert len(steps[0].parts) == min(accum, 8)
+    assert len(steps.data_of(0).parts) == min(accum, 8)
 
 
 @pytest.mark.parametrize("change", [
@@ -274,7 +275,7 @@ def test_gradient_accumulation_gives_the_same_gradient(tmp_path, demo_straight, 
 def test_each_switch_changes_the_gradient(change):
     def gradient(cfg):
         model, steps, _ = step_of(cfg)
-        train.losses(model, steps[0].parts[0], cfg)["total"].mean().backward()
+        train.losses(model, steps.data_of(0).parts[0], cfg)["total"].mean().backward()
         return torch.cat([p.grad.flatten() for p in model.parameters()])
     assert not torch.allclose(gradient(demo_config()), gradient(demo_config(**change)), atol=1e-6)
 
@@ -362,7 +363,8 @@ def test_log_holds_the_references(demo_straight):
 def test_a_line_of_several_steps_has_the_last_ones_rate(tmp_path):
     log = run_folder.TrainingLog(tmp_path, 6)
     for step, rate in ((1, 0.1), (2, 0.2)):
-        log.add(step, {"total": torch.tensor(float(step)), "tokens": torch.tensor(5.0), "lr": rate}, ["a"])
+        means = {"total": torch.tensor(float(step)), "tokens": torch.tensor(5.0), "lr": rate}
+        log.pending.append((step, means, ["a"]))
     log.flush()
     line, = log_of(tmp_path)
     assert (line["step"], line["lr"], line["total"]) == (2, 0.2, 1.5)
@@ -401,7 +403,7 @@ def test_a_list_that_loses_history_in_any_use_is_cut_once_and_reported(tmp_path,
              for name, lists in zip(("training", "validation", "test"), splits)}
     limit = int(statistics.median(tokens(one) for lists in whole.values() for one in lists)) + 6
     monkeypatch.setattr(data, "context_length", lambda *_: limit)
-    job, chosen = train.prepare(data_cfg, cfg), evaluate.load_evaluation(data_cfg, "test")
+    job, chosen = train.prepare(data_cfg, cfg), compare.load_evaluation(data_cfg, "test")
     used = {"training": job.steps.lists, "validation": job.valid_lists,
             "test": evaluate.fit_to_model(chosen, job.encoder).lists}
     counts = {}
@@ -439,7 +441,7 @@ def test_a_list_that_loses_history_in_any_use_is_cut_once_and_reported(tmp_path,
 def test_a_limit_of_none_is_all_wherever_there_is_a_limit(
         demo_straight, few_draws, tmp_path, monkeypatch, limit, count):
     """--test_lists, --valid_lists and --limit mean the same, also on the command line."""
-    assert len(evaluate.load_evaluation(DATA, "test", limit).lists) == count
+    assert len(compare.load_evaluation(DATA, "test", limit).lists) == count
     monkeypatch.setattr(train, "TEST_ORDERS", 1)
     seen = []
 
@@ -474,7 +476,7 @@ def test_an_epoch_holds_each_list_once_in_steps_of_similar_length():
     steps.lengths = torch.arange(len(lists)) % 37  # as if prompts were of 37 lengths
     seen, spread = [], []
     for step in range(steps.per_epoch):
-        ids = steps[step].list_ids
+        ids = steps.data_of(step).list_ids
         rows = [[one.list_id for one in lists].index(name) for name in ids]
         seen += ids
         spread.append((steps.lengths[rows].max() - steps.lengths[rows].min()).item())
@@ -498,7 +500,7 @@ def test_cheaper_steps_have_the_same_gradient(flag):
         model, steps, _ = step_of(cfg)
         model.train()
         steps.encoder.multiple = 64 if cfg.compile else 1
-        batch = steps[0].parts[0]
+        batch = steps.data_of(0).parts[0]
         longest = batch.prompt_tokens.max() + 6
         assert not cfg.compile or batch.input_ids.shape[1] % 64 == 0 < longest % 64  # so it is padded
         calls.append(0)
@@ -514,7 +516,7 @@ def test_a_steps_losses_stay_on_their_device():
     """On the meta device, which needs no GPU: an operation on tensors of two devices is an error, forward and back."""
     cfg = demo_config()
     model, steps, _ = step_of(cfg)
-    batch = steps[0].parts[0].to("meta")
+    batch = steps.data_of(0).parts[0].to("meta")
     with OneDevice():
         values = train.losses(model.to("meta"), batch, cfg)
         values["total"].sum().backward()
@@ -523,7 +525,7 @@ def test_a_steps_losses_stay_on_their_device():
 
 def test_bf16_computes_in_bf16_and_changes_losses_by_its_rounding_alone():
     model, steps, _ = step_of(demo_config())
-    batch, seen = steps[0].parts[0], []
+    batch, seen = steps.data_of(0).parts[0], []
     model.base_model.layers[0].mlp.up_proj.register_forward_hook(lambda *call: seen.append(call[2].dtype))
     full, half = (train.losses(model, batch, demo_config(bf16=bf16))["total"] for bf16 in (False, True))
     assert seen == [torch.float32, torch.bfloat16] and half.dtype == torch.float32

@@ -175,7 +175,7 @@ NEW_FILMS = {"ALRO, shown": (0, 2, 4, 6)}  # of a list's six: the worlds in whic
 
 @functools.cache
 def world_of(data_cfg: DataConfig):
-    return evaluate.load_evaluation(data_cfg, "test", LISTS)
+    return compare.load_evaluation(data_cfg, "test", LISTS)
 
 
 def kept_path(job: Job, way: str, data) -> Path:
@@ -335,7 +335,7 @@ LATE = 0.85  # of the gap: a seed that ends below it is late
 @functools.cache
 def late_level(data_cfg: DataConfig) -> float:
     """NDCG at LATE of the gap on the validation lists that a run is validated on."""
-    data = evaluate.load_evaluation(data_cfg, "valid", ALRO.valid_lists)
+    data = compare.load_evaluation(data_cfg, "valid", ALRO.valid_lists)
     metric = f"ndcg@{data.list_size}"
     chance = evaluate.chance_method(data.lists)["values"][metric].mean()
     oracle = evaluate.score_method(evaluate.reference_rankers(data)["oracle"], data.lists, 1)["values"][metric].mean()
