@@ -25,8 +25,8 @@ import torch
 
 from alro import DECODINGS, rank_candidates, rank_of
 from data import (
-    DataConfig, Encoder, PromptWords, RankingList, Ratings, Splits, fit_histories, informative_lists, load,
-    make_encoder, random_slots, split)
+    DataConfig, Encoder, PromptWords, RankingList, Ratings, Splits, fit_histories,
+    informative_lists, load, make_encoder, random_slots, split)
 from plumbing.averages import item_mean
 from plumbing.flags import (
     check_choice, check_minimum, error_at, option, parse_flags, progress, run_script, write_json)

@@ -26,8 +26,8 @@ from alro import (
     Batch, alro_loss, blind_probs, gold_order, gold_rank, candidate_log_probs, perfect_probs,
     rating_loss, soft_lambda_loss, target_logits)
 from data import (
-    DataConfig, Encoder, RankingList, Ratings, Splits, fit_histories, generator, informative_lists, load,
-    make_encoder, random_slots, seed_from, split)
+    DataConfig, Encoder, RankingList, Ratings, Splits, fit_histories, generator,
+    informative_lists, load, make_encoder, random_slots, seed_from, split)
 from evaluate import (
     ModelRanker, choose_lists, fit_to_model, knows_ratings, ndcg, rankers_of_run, ratings_of,
     score_run)
@@ -40,8 +40,7 @@ from plumbing.folder import (
     stop_request)
 from plumbing.machine import (
     ALONE, Team, autocast, join_processes, peak_memory, pick_device, set_up_machine)
-from plumbing.model import (
-    build_model, sha256_of_base, trainable, warn_of_unknown_titles)
+from plumbing.model import build_model, sha256_of_base, trainable, warn_of_unknown_titles
 from plumbing.presets import PRESETS
 from plumbing.tables import describe_start
 
@@ -433,7 +432,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
 
 
 def rank_test_lists(folder: Path, cfg: TrainConfig, job: Job) -> dict:
-    """Rank the test lists, keep and print the table: {"result", "methods"} of evaluate.score_run."""
+    """Rank the test lists, keep and print the table: see evaluate.score_run."""
     say(f"trained; if interrupted now, rank later: {command('evaluate.py', folder)}")
     words, at_once = job.ratings.words, lists_ranked_at_once(cfg)
     untrained, _tokenizer = build_model(cfg, words)  # as it began: a pretrained one, zero-shot
