@@ -16,6 +16,7 @@ calls them. Read these first.
 """
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +30,8 @@ from data import (
     DataConfig, Encoder, RankingList, Ratings, Splits, fit_histories, generator, informative, load,
     make_encoder, random_slots, seed_from, split)
 from evaluate import (
-    ModelRanker, choose_lists, fit_to_model, knows_ratings, ndcg, rankers_of_run, ratings_of,
-    score_run)
+    ModelRanker, chance_ndcg, choose_lists, fit_to_model, knows_ratings, ndcg, rankers_of_run,
+    ratings_of, score_run)
 from plumbing.flags import (
     check_input, check_minimum, command, config_from_dict, error_at, function_named, name_of,
     option, parse_flags, progress, run_script, warn)
@@ -373,8 +374,8 @@ def validate(model, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig
              team: Team = Team()) -> dict[str, float]:  # noqa: B008
     """Mean NDCG@m of the validation lists, each in one random displayed order.
 
-    Returns: {"valid_ndcg": of what the answer says} and, where candidates' ratings are targets,
-    "valid_knows": of the expected ratings.
+    Returns: {"valid_ndcg": of what the answer says, "valid_chance": of a random one} and, where
+    candidates' ratings are targets, "valid_knows": of the expected ratings.
     """
     # The order is random, whatever training shows: copying the display earns nothing here. It is
     # the same in every run, so that runs can be compared.
@@ -384,7 +385,7 @@ def validate(model, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig
         decodings["valid_knows"] = "ratings"
     slots = [random_slots(m, "eval", ranking_list.list_id, 0) for ranking_list in mine]
     device = next(model.parameters()).device
-    means = {}
+    means = {"valid_chance": chance_ndcg(ratings_of(lists), m).mean().item()}
     for name, decode in decodings.items():
         ranker = ModelRanker(model, encoder, decode, lists_ranked_at_once(cfg), cfg.bf16)
         # In float64, summed over lists and processes: the same however they are shared out.
@@ -542,14 +543,14 @@ def resume(folder: str) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> dict:
+    # Flags beside --resume would promise what cannot be: the run keeps its own.
+    words = sys.argv[1:] if arguments is None else arguments
+    flags = [word.split("=")[0] for word in words if word.startswith("--")]
+    check_input("--resume" not in flags or len(flags) == 1,
+                "--resume RUN goes on with that run's own configuration and takes no other flag")
     data_cfg, cfg, run_cfg = parse_flags(arguments, DataConfig, TrainConfig, RunConfig,
                                          presets=PRESETS)
-    # Flags beside --resume would promise what cannot be: the run keeps its own.
     if run_cfg.resume is not None:
-        alone = (data_cfg, cfg, run_cfg) == (DataConfig(), TrainConfig(),
-                                             RunConfig(resume=run_cfg.resume))
-        check_input(alone, "--resume RUN goes on with that run's own configuration and takes no "
-                           "other flag")
         return resume(run_cfg.resume)
     return train(data_cfg, cfg, run_cfg, losses=function_named(run_cfg.losses))
 

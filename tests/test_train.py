@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import statistics
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import train
 from experiments import compare, rivals
 from experiments.ablation import AblationConfig, ablation
 from plumbing import folder as run_folder
+from plumbing import tables
 from plumbing.model import build_model, load_run, tokenise, warn_of_unknown_titles, word_tokenizer
 from plumbing.tables import FEW_STEPS, describe_start
 
@@ -87,6 +89,15 @@ def test_best_model_on_validation_is_the_one_kept(tmp_path, monkeypatch):
     assert kept[4] != kept[8] == kept[12]
 
 
+def test_a_validation_below_chance_is_not_praised(tmp_path, monkeypatch, capsys):
+    """The first is always the best so far: "(best)", of a model that ranks upside down."""
+    values = iter([0.5, 0.7, 0.9])
+    monkeypatch.setattr(train, "validate", lambda *_: {"valid_ndcg": next(values), "valid_chance": 0.8})
+    train.train(*demo_run(tmp_path / "run"))
+    marks = re.findall(r"validation NDCG@6 \S+ (.*)", capsys.readouterr().out)
+    assert marks == ["(below chance, 0.8000)", "(below chance, 0.8000)", "(best)"]
+
+
 # ---- Its switches ---------------------------------------------------------------------------------------------------
 
 def step_of(cfg):
@@ -148,8 +159,9 @@ def test_a_validation_says_and_knows(demo_straight):
         ratings = torch.tensor([one.ratings for one in lists])
         assert found[name] == pytest.approx(evaluate.ndcg(ratings, order, 6).mean().item())
     assert [row.keys() for row in log_of(demo_straight) if "valid_ndcg" in row] == [
-        {"step", "valid_ndcg", "valid_knows"}] * 3
-    assert train.validate(model, lists, steps.encoder, demo_config(candidate_weight=0.0)).keys() == {"valid_ndcg"}
+        {"step", "valid_ndcg", "valid_chance", "valid_knows"}] * 3
+    assert train.validate(model, lists, steps.encoder, demo_config(candidate_weight=0.0)).keys() == {
+        "valid_ndcg", "valid_chance"}
 
 
 @pytest.mark.parametrize("weight", [0.4, 0.0])
@@ -537,6 +549,15 @@ def test_a_run_too_short_to_learn_says_so_before_it_starts(small_world, tmp_path
     assert "note: 2 steps are too few" in capsys.readouterr().out
     cfg = demo_config(steps=FEW_STEPS)
     assert "too few" not in describe_start(DATA, cfg, train.prepare(DATA, cfg), "cpu", "train:losses")
+
+
+def test_few_training_lists_are_said_to_be_few(monkeypatch):
+    """Once 300 lists of one's own learned nothing, and nothing said why."""
+    job = train.prepare(DATA, train.TrainConfig())
+    few = f"note: {len(job.steps.lists)} training lists are few (the demo has 7,973): in "
+    assert few in describe_start(DATA, train.TrainConfig(), job, "cpu", "train:losses")
+    monkeypatch.setattr(tables, "FEW_TRAINING_LISTS", len(job.steps.lists))
+    assert "are few" not in describe_start(DATA, train.TrainConfig(), job, "cpu", "train:losses")
 
 
 @pytest.mark.parametrize("more,named", [
