@@ -177,6 +177,8 @@ def what_it_knows(result: dict, row: str) -> str:
         known = "It knows more than it says"
     elif high < says:
         known = "It says more than its expected ratings know"
+    elif low <= result["methods"]["chance"][metric]["mean"]:
+        known = "It knows no more than it says"
     else:
         known = "It says what it knows"
     known += ("; sorted by the rating it expects for each candidate, the same "

@@ -321,7 +321,8 @@ def test_ablation_pools_seeds_and_prints_the_arms_side_by_side(few_draws, tmp_pa
     cfg, root = demo_config(steps=2, test_lists=4), tmp_path / "x"
     table = ablation(DATA, cfg, AblationConfig(out=str(root), seeds=2, orders=2))
     arms = [f"{arm}-{display}" for display in ("shuffled", "shown") for arm in ("SFT", "SFT+SLL", "SFT+PSL", "ALRO")]
-    of_arms = [f"{arm}-0 +1 seeds{knows}" for arm in arms for knows in ("", ", knows")]
+    names = [f"{arm.replace('-', ', ')}, 2 seeds" for arm in arms]
+    of_arms = [name + knows for name in names for knows in ("", ", knows")]
     assert list(table["methods"]) == ["chance", *of_arms, "item mean", "retriever", "oracle"]
     assert table["ranked_lists"] == 4 and table["orders"] == 2
     printed = capsys.readouterr().out
@@ -331,12 +332,12 @@ def test_ablation_pools_seeds_and_prints_the_arms_side_by_side(few_draws, tmp_pa
     assert [(c["alpha"], c["beta"], c["display_order"]) for c in configs] == [
         (a, b, display) for display in ("shuffled", "shown") for a, b in ((0, 0), (alpha, 0), (0, beta), (alpha, beta))]
     alone = [evaluate.main([f"{root}/SFT-shown-{seed}", "--limit", "4", "--orders", "2"])["result"] for seed in (0, 1)]
-    for name, row in (("trained", "SFT-shown-0 +1 seeds"), ("knows", "SFT-shown-0 +1 seeds, knows")):
+    for name, row in (("trained", "SFT, shown, 2 seeds"), ("knows", "SFT, shown, 2 seeds, knows")):
         means, row = [found["methods"][name]["ndcg@6"]["mean"] for found in alone], table["methods"][row]
         assert row["by_seed"]["ndcg@6"] == pytest.approx(means)
         assert row["ndcg@6"]["mean"] == pytest.approx(sum(means) / 2)
     pairs = table["differences"]
-    assert len(pairs) == 18 and all(pair.endswith(" - SFT-shuffled-0 +1 seeds") for pair in pairs)
+    assert len(pairs) == 18 and all(pair.endswith(" - SFT, shuffled, 2 seeds") for pair in pairs)
     assert json.loads((root / "ablation.json").read_text())["methods"] == table["methods"]
 
 

@@ -118,7 +118,8 @@ def test_a_second_run_does_not_overwrite_the_first(small_world, demo_straight):
     before = (demo_straight / "log.jsonl").read_bytes()
     with refused("--resume"):
         train.train(*demo_run(demo_straight))
-    for flags in (["--preset", "small-gpu"], ["--lr", "1"], ["--out", "elsewhere"], ["--losses", "x:y"], ["--seed", "2"], ["--stride", "2"]):
+    for flags in (["--preset", "small-gpu"], ["--lr", "1"], ["--out", "elsewhere"], ["--losses", "x:y"],
+                  ["--seed", "2"], ["--stride", "2"]):
         with refused("no other flag"):
             train.main(["--resume", str(demo_straight), *flags])
     assert (demo_straight / "log.jsonl").read_bytes() == before
