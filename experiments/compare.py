@@ -217,9 +217,10 @@ def print_comparison(table: dict, base: str) -> None:
     methods = table["methods"]
     for pair, by_metric in table["differences"].items():
         counts = [trainings(methods[name]) for name in (pair.removesuffix(f" - {base}"), base)]
-        counted = "one training each"
-        if counts != [1, 1]:
-            counted = f"trainings: {counts[0]} and {counts[1]}"
+        counts = [count for count in counts if count > 0]  # the item mean, say, has none
+        counted = f"trainings: {' and '.join(map(str, counts))}"
+        if {*counts} == {1}:
+            counted = "one training each" if len(counts) == 2 else "one training"
         texts = [f"{metric} {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
                  for metric, (mean, low, high) in by_metric.items()]
         print(f"{pair} ({counted}): {'; '.join(texts)}")

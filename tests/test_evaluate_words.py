@@ -352,4 +352,4 @@ def test_a_difference_says_of_how_many_trainings_it_is(capsys):
     compare.print_comparison({"methods": methods, "differences": pairs, "groups": groups, "list_size": 6}, "A")
     printed = capsys.readouterr().out
     assert "B - A (one training each): ndcg@6 +0.1000 [+0.0500, +0.1500]" in printed
-    assert "C - A (trainings: 2 and 1)" in printed and "oracle - A (trainings: 0 and 1)" in printed
+    assert "C - A (trainings: 2 and 1)" in printed and "oracle - A (one training)" in printed
