@@ -29,11 +29,11 @@ from data import (
     DataConfig, Encoder, RankingList, Ratings, Splits, fit_histories, generator,
     informative_lists, load, make_encoder, random_slots, seed_from, split)
 from evaluate import (
-    ModelRanker, choose_lists, fit_to_model, knows_ratings, ndcg, rankers_of_run, ratings_of,
-    score_run)
+    ModelRanker, chance_ndcg, choose_lists, fit_to_model, knows_ratings, ndcg, rankers_of_run,
+    ratings_of, score_run)
 from plumbing.checks import check_training
 from plumbing.flags import (
-    check_input, command, error_at, function_named, name_of, next_command, option, parse_flags,
+    command, error_at, function_named, name_of, next_command, option, parse_flags,
     run_script)
 from plumbing.folder import (
     check_losses, data_hashes, open_run, prefetched, read_run_config, say, settings_of_run,
@@ -316,8 +316,8 @@ def validate(model, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig
              team: Team = ALONE) -> dict[str, float]:
     """Mean NDCG@m of the validation lists, each in one random displayed order.
 
-    Returns: {"valid_ndcg": of what the answer says} and, where candidates' ratings are targets,
-    "valid_knows": of the expected ratings.
+    Returns: {"valid_ndcg": of what the answer says, "valid_chance": of a random one} and, where
+    candidates' ratings are targets, "valid_knows": of the expected ratings.
     """
     # The order is random, whatever training shows: copying the display earns nothing here. It is
     # the same in every run, so that runs can be compared.
@@ -327,7 +327,7 @@ def validate(model, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig
         decodings["valid_knows"] = "ratings"
     slots = [random_slots(m, "eval", ranking_list.list_id, 0) for ranking_list in mine]
     device = next(model.parameters()).device
-    means = {}
+    means = {"valid_chance": chance_ndcg(ratings_of(lists), m).mean().item()}
     for name, decode in decodings.items():
         ranker = ModelRanker(model, encoder, decode, lists_ranked_at_once(cfg), cfg.bf16)
         # In float64, summed over lists and processes: the same however they are shared out.
@@ -448,15 +448,12 @@ def rank_test_lists(folder: Path, cfg: TrainConfig, job: Job) -> dict:
 # ---- python train.py -----------------------------------------------------------------------------
 
 def main(arguments: list[str] | None = None) -> dict:
+    # Flags beside --resume would promise what cannot be: the run keeps its own configuration.
     data_cfg, cfg, run_cfg = parse_flags(arguments, DataConfig, TrainConfig, RunConfig,
-                                         presets=PRESETS)
+                                         presets=PRESETS, alone="--resume")
     folder = run_cfg.resume
     if folder is None:
         return train(data_cfg, cfg, run_cfg, losses=function_named(run_cfg.losses))
-    # Flags beside --resume would promise what cannot be: the run keeps its own configuration.
-    alone = (data_cfg, cfg, run_cfg) == (DataConfig(), TrainConfig(), RunConfig(resume=folder))
-    check_input(alone, "--resume RUN goes on with that run's own configuration and takes no other "
-                       "flag")
     data_cfg = settings_of_run(folder, "data", DataConfig)
     cfg = settings_of_run(folder, "train", TrainConfig)
     with error_at(f"{folder}/config.json"):

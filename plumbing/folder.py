@@ -1,7 +1,7 @@
 """A run's folder: everything in it is written and read here (but for loading a model: model.py).
 
-    config.json    how the run came about              model/       the best on validation
-    log.jsonl      a line every some steps             checkpoint/  all that going on needs
+    config.json    what defines the run                model/       the best on validation
+    log.jsonl      a line every 20 steps               checkpoint/  all that resuming needs
     lock           held while a process trains here    eval-*       results of an evaluation
 
 Every file is written whole or not at all: a kill, a full disk or a lost power line leave what was
@@ -57,13 +57,13 @@ def make_run_folder(out: str | None, dataset: str) -> Path:
             continue
 
 
-def lock_folder(folder: Path) -> filelock.BaseFileLock:
+def lock_folder(folder: Path, name: str = "lock", timeout: float = 0) -> filelock.BaseFileLock:
     """Lock the folder while this process lives and keeps what is returned, however it ends.
 
-    Raises: FolderInUse if another process has it locked. Where there are no such locks (some
-    network drives) nothing is guarded.
+    timeout: seconds to wait for another process; -1: until it is done. Raises: FolderInUse if it is
+    not. Where there are no such locks (some network drives) nothing is guarded.
     """
-    lock = filelock.FileLock(folder / "lock", timeout=0, is_singleton=True)
+    lock = filelock.FileLock(folder / name, timeout=timeout, is_singleton=True)
     try:
         lock.acquire()
     except filelock.Timeout:
@@ -105,12 +105,13 @@ def data_hashes(words, splits) -> dict[str, str]:
 
 CONFIG_FIELDS = {  # what every reader needs
     "data": {"dataset": str, "list_size": int, "fields": str},
-    "train": {"model": str, "seed": int, "candidate_weight": float | int, "bf16": bool | None},
+    "train": {"model": str, "seed": int, "alpha": float | int, "beta": float | int,
+              "display_order": str, "candidate_weight": float | int, "bf16": bool | None},
     "prompt": {"noun": str, "scale": list, "levels": list}}
 
 
 def write_config(folder: Path, origin: dict, data_config: dict, words) -> None:
-    """config.json: all that tells how the run came about.
+    """config.json: everything that defines the run.
 
     Args: origin: see `Run`; words: data.PromptWords.
     """
@@ -167,7 +168,7 @@ def check_data_of_run(folder: str, now: dict[str, str]) -> None:
     for part, what in ("lists", "ratings"), ("prompt", "titles"):
         check_input(trained_on[part] == now[part],
                     f"{folder} was trained on other {what} than its dataset's files hold now: "
-                    "bring back those of then, or train anew")
+                    "restore the old files, or train again")
 
 
 # ---- model/ and checkpoint/ ----------------------------------------------------------------------
@@ -197,7 +198,7 @@ def save_model(model, tokenizer, folder: Path) -> None:
 LOG_EVERY = 20  # steps between lines
 # What a line has beside a loss function's values.
 LOG_FIELDS = {"step", "lr", "tokens", "tokens_per_second", "grad_norm", "valid_ndcg", "valid_knows",
-              "log_m", "log_m_factorial_over_m"}
+              "valid_chance", "log_m", "log_m_factorial_over_m"}
 
 
 def read_log(folder: str) -> list[dict]:
@@ -210,10 +211,13 @@ def read_log(folder: str) -> list[dict]:
 def check_losses(values: dict[str, torch.Tensor], n_lists: int) -> None:
     """What a loss function returns must be one number per list: `one_step` takes the mean.
 
-    A mean that is taken before would weigh --grad_accum's parts wrongly, and nobody would see it.
+    A mean taken earlier would weight --grad_accum's parts wrongly, and nobody would notice.
     """
-    names = sorted(values) if isinstance(values, dict) else type(values).__name__
-    check_input("total" in names, f'a loss function must return a dict with a "total", got {names}')
+    kind = type(values).__name__
+    check_input(isinstance(values, dict), f'a loss function must return a dict with "total", the '
+                                          f"loss of each list; this one returns a {kind}")
+    check_input("total" in values, f'a loss function must return "total", the loss of each list; '
+                                   f"this one returns {', '.join(map(str, values))}")
     taken = LOG_FIELDS & values.keys()
     check_input(not taken, f"a loss function must not return {sorted(taken)}: another name")
     for name, value in values.items():
@@ -238,11 +242,11 @@ class TrainingLog:
                            "log_m_factorial_over_m": math.lgamma(list_size + 1) / list_size}
 
     def keep_until(self, step: int) -> None:
-        """Leave out the lines after a step: they will be written anew."""
+        """Drop the lines after a step: resuming writes them again."""
         if self.folder is None:
             return
         path = self.folder / "log.jsonl"
-        with one_line_error(f"{path}: cannot be gone on with"):
+        with one_line_error(f"{path}: cannot be resumed from"):
             lines = path.read_text().splitlines(keepends=True) if path.exists() else []
             whole = [line for line in lines if line.endswith("\n")]  # the last may be cut short
             kept = [line for line in whole if json.loads(line)["step"] <= step]
@@ -309,10 +313,15 @@ def open_run(run_cfg, data_cfg, origin: dict, words, team) -> "Run":
             folder = str(make_run_folder(run_cfg.out, data_cfg.dataset))
         lock = lock_folder(Path(folder))  # from here on files are written: one process at a time
         if run_cfg.resume is None:
-            # What a start that came to nothing has left is no run.
+            # What a failed start has left behind is not a run.
             partial = {*Path(folder).glob("config.json*.partial")}
             there = sorted(path.name for path in {*Path(folder).iterdir()} - partial)
             there = [name for name in there if name != "lock"]
+            log = Path(folder, "log.jsonl")
+            if {*there} <= {"config.json", log.name} and not (log.exists() and log.read_bytes()):
+                with contextlib.suppress(AlroError):
+                    read_run_config(folder)  # a run's, which ended before it logged a step
+                    there = []
             check_input(not there, f"{folder} holds {there[:1]} already: go on with "
                                    f"{command('train.py', '--resume', folder)}, or give another "
                                    "--out")
@@ -329,7 +338,7 @@ class Run:
 
     origin: what its weights come from, {"data": hashes of lists and prompts, "losses": name of the
     loss function, "base": hash of the weights under an adapter, "config": of TrainConfig}. A
-    checkpoint of another origin is not gone on with.
+    run never resumes from a checkpoint of another origin.
     """
 
     def __init__(self, folder: Path, lock, origin: dict, list_size: int, writes: bool):
@@ -342,6 +351,15 @@ class Run:
         if self.writes and text:
             say(text)
 
+    def same_origin(self, path: Path, saved: dict) -> tuple[bool, str]:
+        """Whether a checkpoint has this run's origin; what to say where it has not."""
+        model = self.origin["config"]["model"]
+        words = {"data": "other data", "losses": "another loss function",
+                 "base": f"other weights of {model}, on which the adapter was put",
+                 "config": "another configuration"}
+        differing = [words[name] for name in words if saved[name] != self.origin[name]]
+        return not differing, f"{path} cannot be used: made with {' and '.join(differing)}"
+
     def load_checkpoint(self, state) -> None:
         """Put the checkpoint, if there is one, into the state (train.State).
 
@@ -351,8 +369,7 @@ class Run:
         if path.exists():
             with one_line_error(f"{path} cannot be used"), torch.no_grad():
                 saved = torch.load(path, map_location=state.device, weights_only=True)
-                check_input(saved.pop("origin") == self.origin,
-                            f"{path} cannot be used: made with other data or another configuration")
+                check_input(*self.same_origin(path, saved.pop("origin")))
                 for name, weight in trainable(state.model).items():
                     there = saved["weights"][name]
                     weight.copy_(there.view_as(weight))  # of another shape: an error, no broadcast
@@ -363,7 +380,7 @@ class Run:
         self.log.keep_until(state.step)
 
     def save(self, state) -> None:
-        """checkpoint/state.pt, all that going on needs, whole or not at all."""
+        """checkpoint/state.pt, all that resuming needs, whole or not at all."""
         if not self.writes:
             return
         content = {"origin": self.origin, "step": state.step, "best": state.best}
@@ -381,7 +398,7 @@ class Run:
         os.replace(partial, path)
 
     def log_step(self, state, means: dict, list_ids: list[str], due: bool) -> None:
-        """Note a step's means; write them every some steps, and before a validation is due."""
+        """Note a step's means; write them every LOG_EVERY steps, and before each validation."""
         self.log.pending.append((state.step, means, list_ids))
         if state.step % LOG_EVERY == 0 or due:
             self.log.flush()
@@ -397,9 +414,12 @@ class Run:
             save_model(state.model, tokenizer, self.folder)
         self.log.write({"step": state.step, **scores})
         self.save(state)
+        ndcg, chance = scores["valid_ndcg"], scores.get("valid_chance", 0)
+        mark = " (best)" if is_best else ""
+        if ndcg < chance:  # the best so far, perhaps, but nothing to praise
+            mark = f" (below chance, {chance:.4f})"
         knows = f"; knows {scores['valid_knows']:.4f}" if "valid_knows" in scores else ""
-        self.say(f"step {state.step}: validation NDCG@{self.list_size} {scores['valid_ndcg']:.4f}"
-                 f"{' (best)' if is_best else ''}{knows}")
+        self.say(f"step {state.step}: validation NDCG@{self.list_size} {ndcg:.4f}{mark}{knows}")
         self.log.start = time.perf_counter()  # validating and saving is not training
 
     def interrupted(self, state) -> None:
@@ -479,9 +499,9 @@ def result_of(methods: dict, intervals: dict, data, calls: dict, about: dict) ->
 
 
 def is_fuller(there: dict, result: dict) -> bool:
-    """Whether the result that is there is of more lists, or of as many in more orders or methods.
+    """Whether the old result has more lists, or as many lists and more orders or methods.
 
-    One of other weights is not, however full: it is out of date.
+    A result of other weights is out of date, however full.
     """
     if there.get("model_sha256") != result.get("model_sha256"):
         return False
@@ -491,11 +511,27 @@ def is_fuller(there: dict, result: dict) -> bool:
     return old_size > size or (old_size == size and more_methods)
 
 
-def write_results(folder: Path, result: dict, methods: dict, lists) -> None:
-    """Write eval-SPLIT.json and eval-SPLIT.lists.jsonl; a fuller result that is there stays."""
-    # Another decoding than the usual one has a file of its own.
+def result_path(folder: Path, result: dict) -> Path:
+    """eval-SPLIT.json; another decoding than the usual one has a file of its own."""
     suffix = "" if result["decode"] == "greedy" else f"-{result['decode']}"
-    path = folder / f"eval-{result['split']}{suffix}.json"
+    return folder / f"eval-{result['split']}{suffix}.json"
+
+
+def write_results(folder: Path, result: dict, methods: dict, lists) -> None:
+    """Write eval-SPLIT.json and eval-SPLIT.lists.jsonl; a fuller result that is there stays.
+
+    Of two evaluations that end together one waits for the other. A table never stands beside the
+    lines of another result: killed between the two files, there is no table.
+    """
+    with one_line_error(f"{folder}: cannot be written to"):
+        lock = lock_folder(folder, "eval-lock", timeout=-1)
+    try:
+        replace_results(result_path(folder, result), result, methods, lists)
+    finally:
+        lock.release()
+
+
+def replace_results(path: Path, result: dict, methods: dict, lists) -> None:
     try:
         with one_line_error(f"{path}: no result"):
             there = read_json(path)
@@ -503,23 +539,28 @@ def write_results(folder: Path, result: dict, methods: dict, lists) -> None:
     except AlroError:  # none is there, or a damaged one
         stays = False
     if stays:
-        warn(f"{path} stays, of {there['ranked_lists']} lists in {there['orders']} orders: this "
-             f"result, of {len(lists)} in {result['orders']}, is not kept")
+        warn(f"{path} holds a fuller result ({there['ranked_lists']} lists, {there['orders']} "
+             f"orders): this one ({len(lists)} lists, {result['orders']} orders) is not kept")
         return
     lists_path = path.with_suffix(".lists.jsonl")
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    # The lines come first: where there is a table, there are the lines that it sums up.
+    # The old table goes, the new lines come, then the new table; until all is on the disk, the old
+    # ones stay.
+    new_table = path.with_suffix(f".{os.getpid()}.new")
+    write_json(new_table, result)
     with one_line_error(f"{lists_path}: cannot be written"):
         try:
             write_lines(partial, methods, lists)
+            path.unlink(missing_ok=True)
             os.replace(partial, lists_path)
+            os.replace(new_table, path)
         finally:  # where the disk is full
             partial.unlink(missing_ok=True)
-    write_json(path, result)
+            new_table.unlink(missing_ok=True)
 
 
 def write_lines(path: Path, methods: dict, lists) -> None:
-    """A line of JSON for each method and list: what pairs are compared by."""
+    """A line of JSON for each method and list, for paired comparisons."""
     with open(path, "w") as stream:
         for name, method in methods.items():
             for row, ranking_list in enumerate(lists):
@@ -539,7 +580,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_destinations(folder: str, json_file: str | None) -> None:
-    """Try before the work whether what comes out can be written.
+    """Check before the work that its results can be written.
 
     Raises AlroError for a file that the user named; a run may be read-only, and is then warned of.
     """

@@ -35,7 +35,7 @@ def choose_bf16(requested: bool | None, device: torch.device, model_name: str) -
     if requested is not None:
         return requested, "as --bf16 says"
     if model_name == "tiny":
-        return False, "a tiny model gains nothing, and its numbers stay those of another machine"
+        return False, "bf16 would not speed up a tiny model, and results would differ between machines"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return True, "a GPU that has bf16"
@@ -67,7 +67,7 @@ def autocast(device: torch.device, bf16: bool):
 
 
 def peak_memory() -> str | None:
-    """What this process has needed of the GPU since it started; None on a CPU."""
+    """One line about the most GPU memory used since the start; None on a CPU."""
     if not torch.cuda.is_available():
         return None
     return f"GPU memory at its peak: {torch.cuda.max_memory_allocated() / 2 ** 30:.1f} GiB"
@@ -124,20 +124,20 @@ class Team(NamedTuple):
                 self.sum(weight.grad)
 
     def any(self, happened: bool, device: torch.device) -> bool:
-        """Whether it has happened in any process: all must leave a loop at the same step."""
+        """Whether it is true in any process: all must leave a loop at the same step."""
         if self.size == 1:
             return happened
         return self.sum(torch.tensor(float(happened), device=device)).item() > 0
 
     def same(self, value):
-        """What the first process has, in all of them."""
+        """The first process's value, in every process."""
         values = [value]
         if self.size > 1:
             torch.distributed.broadcast_object_list(values)
         return values[0]
 
     def leave(self) -> None:
-        """What ends what `join_processes` began."""
+        """Undo `join_processes`."""
         if self.size > 1:
             torch.distributed.destroy_process_group()
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import statistics
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import train
 from experiments import compare, rivals
 from experiments.ablation import AblationConfig, ablation
 from plumbing import folder as run_folder
+from plumbing import tables
 from plumbing.model import build_model, load_run, tokenise, warn_of_unknown_titles, word_tokenizer
 from plumbing.tables import FEW_STEPS, describe_start
 
@@ -87,6 +89,15 @@ def test_best_model_on_validation_is_the_one_kept(tmp_path, monkeypatch):
     assert kept[4] != kept[8] == kept[12]
 
 
+def test_a_validation_below_chance_is_not_praised(tmp_path, monkeypatch, capsys):
+    """The first is always the best so far: "(best)", of a model that ranks upside down."""
+    values = iter([0.5, 0.7, 0.9])
+    monkeypatch.setattr(train, "validate", lambda *_: {"valid_ndcg": next(values), "valid_chance": 0.8})
+    train.train(*demo_run(tmp_path / "run"))
+    marks = re.findall(r"validation NDCG@6 \S+ (.*)", capsys.readouterr().out)
+    assert marks == ["(below chance, 0.8000)", "(below chance, 0.8000)", "(best)"]
+
+
 # ---- Its switches ---------------------------------------------------------------------------------------------------
 
 def step_of(cfg):
@@ -148,8 +159,9 @@ def test_a_validation_says_and_knows(demo_straight):
         ratings = torch.tensor([one.ratings for one in lists])
         assert found[name] == pytest.approx(evaluate.ndcg(ratings, order, 6).mean().item())
     assert [row.keys() for row in log_of(demo_straight) if "valid_ndcg" in row] == [
-        {"step", "valid_ndcg", "valid_knows"}] * 3
-    assert train.validate(model, lists, steps.encoder, demo_config(candidate_weight=0.0)).keys() == {"valid_ndcg"}
+        {"step", "valid_ndcg", "valid_chance", "valid_knows"}] * 3
+    assert train.validate(model, lists, steps.encoder, demo_config(candidate_weight=0.0)).keys() == {
+        "valid_ndcg", "valid_chance"}
 
 
 @pytest.mark.parametrize("weight", [0.4, 0.0])
@@ -310,7 +322,8 @@ def test_ablation_pools_seeds_and_prints_the_arms_side_by_side(few_draws, tmp_pa
     cfg, root = demo_config(steps=2, test_lists=4), tmp_path / "x"
     table = ablation(DATA, cfg, AblationConfig(out=str(root), seeds=2, orders=2))
     arms = [f"{arm}-{display}" for display in ("shuffled", "shown") for arm in ("SFT", "SFT+SLL", "SFT+PSL", "ALRO")]
-    of_arms = [f"{arm}-0 +1 seeds{knows}" for arm in arms for knows in ("", ", knows")]
+    names = [f"{arm.replace('-', ', ')}, 2 seeds" for arm in arms]
+    of_arms = [name + knows for name in names for knows in ("", ", knows")]
     assert list(table["methods"]) == ["chance", *of_arms, "item mean", "retriever", "oracle"]
     assert table["ranked_lists"] == 4 and table["orders"] == 2
     printed = capsys.readouterr().out
@@ -320,12 +333,12 @@ def test_ablation_pools_seeds_and_prints_the_arms_side_by_side(few_draws, tmp_pa
     assert [(c["alpha"], c["beta"], c["display_order"]) for c in configs] == [
         (a, b, display) for display in ("shuffled", "shown") for a, b in ((0, 0), (alpha, 0), (0, beta), (alpha, beta))]
     alone = [evaluate.main([f"{root}/SFT-shown-{seed}", "--limit", "4", "--orders", "2"])["result"] for seed in (0, 1)]
-    for name, row in (("trained", "SFT-shown-0 +1 seeds"), ("knows", "SFT-shown-0 +1 seeds, knows")):
+    for name, row in (("trained", "SFT, shown, 2 seeds"), ("knows", "SFT, shown, 2 seeds, knows")):
         means, row = [found["methods"][name]["ndcg@6"]["mean"] for found in alone], table["methods"][row]
         assert row["by_seed"]["ndcg@6"] == pytest.approx(means)
         assert row["ndcg@6"]["mean"] == pytest.approx(sum(means) / 2)
     pairs = table["differences"]
-    assert len(pairs) == 18 and all(pair.endswith(" - SFT-shuffled-0 +1 seeds") for pair in pairs)
+    assert len(pairs) == 18 and all(pair.endswith(" - SFT, shuffled, 2 seeds") for pair in pairs)
     assert json.loads((root / "ablation.json").read_text())["methods"] == table["methods"]
 
 
@@ -539,6 +552,15 @@ def test_a_run_too_short_to_learn_says_so_before_it_starts(small_world, tmp_path
     assert "note: 2 steps are too few" in capsys.readouterr().out
     cfg = demo_config(steps=FEW_STEPS)
     assert "too few" not in describe_start(DATA, cfg, train.prepare(DATA, cfg), "cpu", "train:losses")
+
+
+def test_few_training_lists_are_said_to_be_few(monkeypatch):
+    """Once 300 lists of one's own learned nothing, and nothing said why."""
+    job = train.prepare(DATA, train.TrainConfig())
+    few = f"note: {len(job.steps.lists)} training lists are few (the demo has 7,973): in "
+    assert few in describe_start(DATA, train.TrainConfig(), job, "cpu", "train:losses")
+    monkeypatch.setattr(tables, "FEW_TRAINING_LISTS", len(job.steps.lists))
+    assert "are few" not in describe_start(DATA, train.TrainConfig(), job, "cpu", "train:losses")
 
 
 @pytest.mark.parametrize("more,named", [
