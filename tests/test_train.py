@@ -169,7 +169,7 @@ def test_a_runs_table_has_what_it_knows_beside_what_it_says(tmp_path, capsys, we
     run = tmp_path / "run"
     outcome = train.train(*demo_run(run, steps=2, candidate_weight=weight, test_lists=4))
     row = outcome["result"]["methods"].get("knows")
-    assert (row is not None) == (weight > 0) == ("sorted by the rating" in capsys.readouterr().out)
+    assert (row is not None) == (weight > 0) == ("\nknows " in capsys.readouterr().out)
     if row:
         order = list(outcome["result"]["methods"])
         assert order.index("knows") == order.index("trained") + 1
