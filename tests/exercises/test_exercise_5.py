@@ -109,8 +109,8 @@ HINTS = {"a fifth": "what must happen when the best item moves up? Strictly less
                                                 "whatever its number, that its place matters",
          "another that is wrong": "demand it of every item, whatever its number, and of every place it may stand at",
          "a sixth": "the other lists of the batch change: what must happen to this one's loss?",
-         "one that reads all ratings": "let the lists of a batch differ in their *ratings*, too, in the best, the worst "
-                                       "and the sum: what must happen to a list's loss when its neighbours' change?",
+         "one that reads all ratings": "let the lists of a batch differ in their *ratings*, too, in best, worst "
+                                       "and sum: what must happen to a list's loss when its neighbours' change?",
          "one that is wrong for some lists": "demand it of every list of a batch, not of the first alone"}
 
 

@@ -95,7 +95,7 @@ def test_a_score_is_what_an_ordinary_pass_over_this_candidate_alone_would_say(wo
     distance = {where: (found - scores).abs().max().item() for where, scores in expected.items()}
     early = distance.pop("->")
     check(early > 1e-4, SCORES, "a score that is read at the last token of its line",
-          "this one is read one token earlier, at the \"->\": a line's last token is end - 1, and what stands there, if "
+          "this one is read one token earlier, at the '->': a line's last token is end - 1, and what stands there, if "
           "it would tell the slot, can be replaced")
     check(min(distance.values()) < 1e-4, SCORES,
           "for a candidate, what a plain causal pass over the shared tokens and its own line gives: "
