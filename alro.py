@@ -420,20 +420,17 @@ def permutation_loss(log_y: Tensor, other_log_y: Tensor) -> Tensor:
 def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float,
               beta: float, gamma: float, sigma: float = 1.0,
               other_log_probs: Tensor | None = None,
-              history_term: Tensor | None = None, history_weight: float = 0.0,
-              candidate_term: Tensor | None = None,
-              candidate_weight: float = 0.0) -> dict[str, Tensor]:
-    """The objective per list, L = L_sft + alpha L_sll + beta L_psl
-    [+ history_weight L_history + candidate_weight L_candidates].
+              **rating_terms: tuple[Tensor, float]) -> dict[str, Tensor]:
+    """The objective per list, L = L_sft + alpha L_sll + beta L_psl [+ weighted rating terms].
 
     Args:
         log_probs: (B, m, m) of the list in one displayed order, over the vocabulary.
         order, ratings: (B, m) gold order and ratings.
         other_log_probs: the same in another displayed order; None leaves PSL out.
-        history_term, candidate_term: (B,), `rating_loss` of either, or None.
-    Returns: dict of (B,) tensors: "sft", "sll", "psl", "history" and "candidates" where they apply,
-        "total"; and, detached, for the log, "kl": how far apart the two orders' outputs are (PSL
-        less the entropy of y).
+        rating_terms: history=(term, weight), candidates=(term, weight): (B,) of `rating_loss`.
+    Returns: dict of (B,) tensors: "sft", "sll", "psl" where it applies, the rating terms, "total";
+        and, detached, for the log, "kl": how far apart the two orders' outputs are (PSL less the
+        entropy of y).
     SLL is in bits, the others in nats: a factor, which alpha can make up for.
     Source: PAPER (summary R), a weighted sum of the three losses. GUESS: SFT over the whole
         vocabulary, SLL and PSL over the m identifiers, those already out included (masking them
@@ -448,12 +445,9 @@ def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float
         parts["psl"] = permutation_loss(log_y, other_log_y)
         entropy = permutation_loss(log_y, log_y)  # (B,)
         parts["kl"] = (parts["psl"] - entropy).detach()
-    if history_term is not None:
-        parts["history"] = history_term
-    if candidate_term is not None:
-        parts["candidates"] = candidate_term
-    weights = {"sft": 1.0, "sll": alpha, "psl": beta, "history": history_weight,
-               "candidates": candidate_weight}
+    weights = {"sft": 1.0, "sll": alpha, "psl": beta}
+    for name, (term, weight) in rating_terms.items():
+        parts[name], weights[name] = term, weight
     # A term of weight 0 is left out, not multiplied by 0: 0 * inf would be NaN.
     used = [name for name in weights if name in parts and weights[name] > 0]
     parts["total"] = sum(weights[name] * parts[name] for name in used)

@@ -8,23 +8,24 @@
 Where ratings come from, files or the demo's world, is in plumbing/: they arrive here as columns.
 `python -m experiments.describe` tells more of a data set.
 """
-import bisect
 import dataclasses
+import functools
 import hashlib
 import itertools
-import re
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from alro import IDENTIFIERS, Batch, build_prompt, clean_text, gold_order
+from alro import IDENTIFIERS, Batch, build_prompt, gold_order
 from plumbing.averages import FOLDS, fold_averages
-from plumbing.files import LAYOUTS, Columns, read_dataset
-from plumbing.flags import check_input, check_minimum, option, parse_flags, run_script
+from plumbing.checks import check_data
+from plumbing.files import Columns, item_texts, read_dataset
+from plumbing.flags import check_input, option, parse_flags, run_script, warn
 from plumbing.model import (
-    context_length, identifier_tokens, line_end_tokens, pad, rating_tokens, special_tokens, tokenise)
-from plumbing.world import NEW_FILMS, synthetic
+    check_prompt, context_length, fit_history, identifier_tokens, line_end_tokens, pad,
+    rating_tokens, special_tokens, tokenise)
+from plumbing.world import synthetic
 
 MIN_HISTORY = 5  # a list exists only where so many ratings come before it
 
@@ -59,29 +60,7 @@ class DataConfig:
         0.7, "synthetic: the shown order is by rating plus noise of this deviation")
 
     def __post_init__(self):
-        known = ["synthetic", *LAYOUTS]
-        check_input(self.dataset in known,
-                    f"--dataset must be one of {', '.join(known)}; got {self.dataset!r}")
-        check_input(re.fullmatch("title(,category)?(,average)?", self.fields),
-                    f"--fields must be title[,category][,average], got {self.fields!r}")
-        check_input(self.noun is None or self.noun == clean_text(self.noun) != "",
-                    "--noun must be one line of text")
-        check_input(2 <= self.list_size <= 26,
-                    f"--list_size must be 2..26 (A to Z), got {self.list_size}")
-        check_minimum(self, history_size=0, stride=1, k_core=1, new_films=0, retriever_noise=0)
-        check_input(self.dataset.startswith("ml-") or not self.download,
-                    "--download works for the ml-... datasets only")
-        if self.dataset == "synthetic":
-            given = self.data_path or self.k_core or self.drop_zeros
-            check_input(not given, "--data_path, --k_core and --drop_zeros are not for the "
-                                   "synthetic dataset")
-            most_new = min(self.list_size, NEW_FILMS)
-            check_input(self.new_films <= most_new,
-                        f"--new_films must be at most {most_new}, got {self.new_films}")
-        else:
-            check_input(self.download or self.data_path is not None,
-                        f"--dataset {self.dataset} needs --data_path, the folder with its files "
-                        "(or, for ml-..., --download)")
+        check_data(self)
 
 
 class PromptWords(NamedTuple):
@@ -163,13 +142,7 @@ def load(cfg: DataConfig, n_users: int = 4000) -> Ratings:
         columns = synthetic(cfg.list_size, cfg.new_films, n_users)
     else:
         columns = read_dataset(cfg)
-    # What the prompt says of an item, wherever it stands.
-    texts = columns.titles
-    if "category" in cfg.fields:
-        check_input(any(columns.categories),
-                    f"--fields {cfg.fields}: the files of {cfg.dataset} name no category")
-        texts = [f"{title}, {category}" if category else title
-                 for title, category in zip(columns.titles, columns.categories)]
+    texts = item_texts(columns, cfg)  # what the prompt says of an item, wherever it stands
     levels = np.unique(columns.rating).tolist()
     averages, folds = None, [fold_of(user) for user in columns.users]
     if "average" in cfg.fields:
@@ -255,7 +228,7 @@ def make_list(columns, cfg, popularity, list_id, user, past) -> RankingList:
     return RankingList(list_id, user, history, items.tolist(), values.tolist(), shown)
 
 
-def informative(lists: list[RankingList], what: str) -> list[RankingList]:
+def informative_lists(lists: list[RankingList], what: str) -> list[RankingList]:
     """The lists that can tell a good order from a bad one; an error if there is none."""
     kept = [ranking_list for ranking_list in lists if ranking_list.informative]
     check_input(kept, f"no {what} list with two different ratings: users need 3 × --list_size + "
@@ -288,6 +261,21 @@ class Encoder:
         self.token_of_level = dict(zip(self.words.levels, self.level_tokens.tolist()))
         self.own_tokens, self.special_tokens = special_tokens(self.tokenizer)
 
+    @functools.cached_property
+    def text_tokens(self) -> torch.Tensor:
+        """(items,) how many tokens the text of each item has."""
+        tokens = tokenise(self.tokenizer, self.words.texts).input_ids
+        return torch.tensor(list(map(len, tokens)))
+
+    def about_how_long(self, lists) -> torch.Tensor:
+        """(lists,) about how many tokens each list's prompt has: what grouping by length needs."""
+        lengths = []
+        for ranking_list in lists:
+            history = [item for item, _rating in ranking_list.history]
+            in_texts = self.text_tokens[history + ranking_list.items].sum().item()
+            lengths.append(in_texts + 4 * len(history))  # about four more for a rating's line
+        return torch.tensor(lengths)
+
     def encode(self, lists, slots, orders=None) -> Batch:
         """Tokenise B lists, list b in displayed order slots[b]; the Batch is on the CPU.
 
@@ -304,7 +292,7 @@ class Encoder:
         encoding = tokenise(self.tokenizer, prompts, return_offsets_mapping=True)
         rows = encoding.input_ids
         for ranking_list, tokens in zip(lists, rows):
-            self.check_tokens(ranking_list, tokens)
+            check_prompt(self, ranking_list.list_id, tokens)
         line_ends = [line_end_tokens(*pair) for pair in zip(prompts, encoding.offset_mapping)]
         # The lines of the candidates are the last but one; an identifier is one token.
         slot_at = torch.tensor([[tokens[-1] for tokens in ends[-1 - m:-1]] for ends in line_ends])
@@ -338,44 +326,26 @@ class Encoder:
             input_ids, prompt_tokens, history_at, history_rated, candidate_at, candidate_rated,
             self.identifiers, self.level_tokens, self.levels, displayed, orders, ratings)
 
-    def check_tokens(self, ranking_list: RankingList, tokens: list[int]) -> None:
-        check_input(len(tokens) + self.list_size <= self.max_length,
-                    f"list {ranking_list.list_id!r}: {len(tokens)} tokens, but the model reads "
-                    f"{self.max_length}: too long; try a smaller --list_size")
-        check_input(self.special_tokens.isdisjoint(tokens[self.own_tokens:]),
-                    f"list {ranking_list.list_id!r}: a title holds a special token")
-
 
 def make_encoder(model, tokenizer, words, list_size, multiple=1) -> Encoder:
     """The encoder for a model and its tokenizer: prompts as long as both can read."""
     return Encoder(tokenizer, words, list_size, context_length(model, tokenizer), multiple)
 
 
-def fit_histories(lists: list[RankingList], encoder: Encoder) -> tuple[list[RankingList], int]:
-    """(the lists, the oldest ratings of a history left out where the model could not read it all;
-    how many were shortened)."""
-    # The answer has one token a candidate; as many more, since another display may be longer.
-    room = encoder.max_length - 2 * encoder.list_size
+def fit_histories(lists: list[RankingList], encoder: Encoder, name: str | None = None):
+    """The lists, the oldest ratings of a history left out where the model cannot read it whole.
 
-    def shortened(ranking_list: RankingList, dropped: int) -> RankingList:
-        return dataclasses.replace(ranking_list, history=ranking_list.history[dropped:])
+    How many were shortened is told, if these lists have a name: "training".
+    """
+    def prompt_of(ranking_list: RankingList) -> str:
+        return list_prompt(encoder.words, ranking_list, ranking_list.shown)
 
-    def is_too_long(ranking_list: RankingList) -> bool:
-        prompt = list_prompt(encoder.words, ranking_list, ranking_list.shown)
-        if len(prompt.encode()) + encoder.own_tokens <= room:  # a token has at least a byte
-            return False
-        return len(tokenise(encoder.tokenizer, [prompt]).input_ids[0]) > room
-
-    fitting = []
-    for ranking_list in lists:
-        dropped = 0
-        if is_too_long(ranking_list):
-            # The least number to drop for which it fits, by bisection: False .. False True .. True.
-            dropped = bisect.bisect_left(
-                range(len(ranking_list.history)), True,
-                key=lambda n, full=ranking_list: not is_too_long(shortened(full, n)))
-        fitting.append(shortened(ranking_list, dropped) if dropped else ranking_list)
-    return fitting, sum(old is not new for old, new in zip(lists, fitting))
+    fitting = [fit_history(encoder, ranking_list, prompt_of) for ranking_list in lists]
+    n_shortened = sum(one is not whole for one, whole in zip(fitting, lists))
+    if name and n_shortened:
+        warn(f"{n_shortened} of {len(lists)} {name} lists lost their oldest history: the model "
+             f"reads {encoder.max_length} tokens")
+    return fitting
 
 
 # ---- python data.py ------------------------------------------------------------------------------

@@ -23,18 +23,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from alro import DECODINGS, AlroError, rank_candidates, rank_of
+from alro import DECODINGS, rank_candidates, rank_of
 from data import (
-    DataConfig, PromptWords, RankingList, Ratings, Splits, fit_histories, informative, load,
-    make_encoder, random_slots, split)
+    DataConfig, Encoder, PromptWords, RankingList, Ratings, Splits, fit_histories,
+    informative_lists, load, make_encoder, random_slots, split)
 from plumbing.averages import item_mean
 from plumbing.flags import (
-    check_input, check_minimum, config_from_dict, option, parse_flags, progress, run_script, warn,
-    write_json)
+    check_choice, check_minimum, error_at, option, parse_flags, progress, run_script, write_json)
 from plumbing.folder import (
-    about_runs, check_data_of_run, check_destinations, data_hashes, read_run_config, sha256,
-    write_results)
-from plumbing.machine import autocast, choose_bf16, hardware, use_one_thread
+    about_runs, check_data_of_run, check_destinations, data_hashes, read_run_config, result_of, say,
+    settings_of_run, sha256, write_results)
+from plumbing.machine import autocast, set_up_machine
 from plumbing.model import load_run, sha256_of_weights
 from plumbing.tables import in_plain_words, in_words, text_table
 
@@ -127,7 +126,7 @@ class EvaluationData(NamedTuple):
     ratings: Ratings
     splits: Splits
     split: str                # valid or test
-    informative: int          # how many lists of that split have two different ratings
+    n_informative: int        # how many lists of that split have two different ratings
     lists: list[RankingList]  # the first of them: what is ranked
     sha256: str               # hash of these, as they were split: histories may be cut to fit
 
@@ -143,24 +142,14 @@ class EvaluationData(NamedTuple):
 
 def choose_lists(ratings: Ratings, splits: Splits, name: str, limit: int | None) -> EvaluationData:
     """The first `limit` informative lists of the split of that name; None: all."""
-    lists = informative(getattr(splits, name), name)
+    lists = informative_lists(getattr(splits, name), name)
     chosen = lists[:limit]
     return EvaluationData(ratings, splits, name, len(lists), chosen, sha256(chosen))
 
 
-def load_evaluation(data_cfg: DataConfig, name: str, limit: int | None = None) -> EvaluationData:
-    """Load a dataset, split it, and choose the lists to rank."""
-    ratings = load(data_cfg)
-    return choose_lists(ratings, split(ratings, data_cfg), name, limit)
-
-
 def fit_to_model(data: EvaluationData, encoder) -> EvaluationData:
     """The same lists, the oldest ratings left out of histories that the model cannot read whole."""
-    lists, n_shortened = fit_histories(data.lists, encoder)
-    if n_shortened:
-        warn(f"{n_shortened} of {len(lists)} {data.split} lists lost their oldest history: the "
-             f"model reads {encoder.max_length} tokens")
-    return data._replace(lists=lists)
+    return data._replace(lists=fit_histories(data.lists, encoder, data.split))
 
 
 def ratings_of(lists) -> torch.Tensor:
@@ -175,48 +164,38 @@ def knows_ratings(encoder, candidate_weight: float) -> bool:
     return candidate_weight > 0 and len(encoder.levels) > 0
 
 
+@dataclasses.dataclass
 class ModelRanker:
     """A ranker that asks the language model."""
-
-    def __init__(self, model, encoder, decode="greedy", batch_size=64, bf16=False):
-        self.model = model
-        self.encoder = encoder
-        self.decode = decode
-        self.batch_size = batch_size
-        self.bf16 = bf16
+    model: torch.nn.Module
+    encoder: Encoder
+    decode: str = "greedy"
+    batch_size: int = 64  # lists at a time
+    bf16: bool = False
 
     def __call__(self, lists, slots) -> torch.Tensor:
         # Training validates between two steps: dropout is off here, and afterwards as it was.
         was_training = self.model.training
         self.model.eval()
         # Lists about equally long go through the model together: little padding.
-        lengths = [self.about_how_long(ranking_list) for ranking_list in lists]
-        by_length = np.argsort(lengths, kind="stable")
+        by_length = self.encoder.about_how_long(lists).argsort(stable=True)  # (N,)
         n_batches = math.ceil(len(lists) / self.batch_size)
         predicted = torch.empty(len(lists), len(slots[0]), dtype=torch.long)  # (N, m)
-        for rows in progress(np.array_split(by_length, n_batches), "ranking"):
+        for rows in progress(by_length.tensor_split(n_batches), "ranking"):
             lists_of_batch = [lists[n] for n in rows]
             slots_of_batch = [slots[n] for n in rows]
             predicted[rows] = self.rank_batch(lists_of_batch, slots_of_batch)
         self.model.train(was_training)
         return predicted
 
-    def about_how_long(self, ranking_list) -> int:
-        """Characters of a list's titles and ratings."""
-        rated = [item for item, _rating in ranking_list.history]
-        titles = [self.encoder.words.texts[item] for item in rated + ranking_list.items]
-        return sum(map(len, titles)) + len(": 4\n") * len(rated)
-
     def rank_batch(self, lists, slots) -> torch.Tensor:
         batch = self.encoder.encode(lists, slots)
         device = next(self.model.parameters()).device
+        ids = [ranking_list.list_id for ranking_list in lists]
         # The cache has a new shape at each step: to compile for each would take longer than to run.
         with autocast(device, self.bf16), torch.compiler.set_stance("force_eager"):
-            try:
+            with error_at(f"lists {ids}"):  # the error knows rows alone
                 return rank_candidates(self.model, batch.to(device), self.decode).cpu()  # (B, m)
-            except AlroError as error:  # it knows rows, not lists
-                ids = [ranking_list.list_id for ranking_list in lists]
-                raise AlroError(f"{error}; these are the lists {ids}") from None
 
 
 def score_ranker(score):
@@ -321,35 +300,20 @@ def summary(methods: dict, data: EvaluationData, calls: dict, **about) -> dict:
     calls: {method: prompts that the language model reads for one list}. about: dataset, model,
     seed, decode, orders.
     """
-    rows = {}
+    intervals = {}
     for name, method in methods.items():
-        row = rows[name] = {}
-        for metric, values in method["values"].items():
-            mean, low, high = bootstrap(values)
-            row[metric] = {"mean": mean, "ci95": [low, high]}
-        row["mean_rank_by_slot"] = method["mean_rank_by_slot"]
-        row["llm_calls_per_list"] = calls.get(name, 0)
-        if "by_seed" in method:  # of several runs (experiments/compare.py)
-            row["by_seed"] = method["by_seed"]
-    result = {**about, "split": data.split, "hardware": hardware(), "list_size": data.list_size}
-    result["lists"] = len(getattr(data.splits, data.split))
-    result["informative_lists"] = data.informative
-    result["ranked_lists"] = len(data.lists)
-    result["data_sha256"] = data.sha256
-    result["methods"] = rows
-    result["timing"] = {name: {"ms_per_list": method["ms_per_list"]}
-                        for name, method in methods.items()}
-    return result
+        intervals[name] = {metric: bootstrap(value) for metric, value in method["values"].items()}
+    return result_of(methods, intervals, data, calls, about)
 
 
 def score_table(rankers: dict, data: EvaluationData, orders: int, calls: dict, **about):
-    """Score every ranker on the same lists in the same displayed orders, the chance row first.
+    """Score these rankers, and those that every table has, on the same lists in the same orders.
 
     Returns: (result, methods), see `summary` and `score_method`.
     """
     methods = {"chance": chance_method(data.lists)}
     # The values of single lists come first, what a table shows of them is made of these.
-    for name, ranker in rankers.items():
+    for name, ranker in {**rankers, **reference_rankers(data)}.items():
         methods[name] = score_method(ranker, data.lists, orders)
     return summary(methods, data, calls, orders=orders, **about), methods
 
@@ -369,14 +333,8 @@ class EvalConfig:
     json: str | None = option(None, "write the table into this file, too")
 
     def __post_init__(self):
-        check_split(self.split)
-        check_input(self.decode in DECODINGS,
-                    f"--decode must be one of {', '.join(DECODINGS)}, got {self.decode!r}")
+        check_choice(self, split=["valid", "test"], decode=DECODINGS)
         check_minimum(self, orders=1, limit=1, batch_size=1, show=0)
-
-
-def check_split(name: str) -> None:
-    check_input(name in ("valid", "test"), f"--split must be valid or test, got {name!r}")
 
 
 def rankers_of_run(folder: str, words: PromptWords, m: int, decode="greedy", batch_size=64) -> dict:
@@ -384,9 +342,7 @@ def rankers_of_run(folder: str, words: PromptWords, m: int, decode="greedy", bat
     for decode "ratings", "knows"."""
     config = read_run_config(folder)
     model, tokenizer = load_run(folder, config)
-    device = next(model.parameters()).device
-    use_one_thread(device, config["train"]["model"])
-    bf16, _why = choose_bf16(config["train"]["bf16"], device, config["train"]["model"])
+    _device, bf16, _text = set_up_machine(config["train"]["model"], config["train"]["bf16"])
     encoder = make_encoder(model, tokenizer, words, m)
     row = "knows" if decode == "ratings" else "trained"
     rankers = {row: ModelRanker(model, encoder, decode, batch_size, bf16)}
@@ -395,26 +351,42 @@ def rankers_of_run(folder: str, words: PromptWords, m: int, decode="greedy", bat
     return rankers
 
 
-def score_run(folder: str, rankers: dict, data: EvaluationData, orders: int, decode="greedy"):
-    """Score rankers that ask a run's model, and the rows every table has: (result, methods)."""
-    calls = dict.fromkeys(rankers, 1)  # one prompt a list, whichever way it is read off
+def score_run(folder: str, rankers: dict, data: EvaluationData, orders: int, decode="greedy",
+              show=0, json_file=None) -> dict:
+    """Score rankers that ask a run's model; keep the table in its folder and print it.
+
+    Args: show: how many lists to print in words; json_file: where to write the table, too.
+    Returns: {"result", "methods"}, see `score_table`.
+    """
     about = about_runs([read_run_config(folder)])
     about["model_sha256"] = sha256_of_weights(Path(folder, "model"))
-    rankers = rankers | reference_rankers(data)
-    return score_table(rankers, data, orders, calls, decode=decode, **about)
+    calls = dict.fromkeys(rankers, 1)  # one prompt a list, whichever way it is read off
+    result, methods = score_table(rankers, data, orders, calls, decode=decode, **about)
+    row = "trained" if "trained" in rankers else "knows"
+    # What can be lost is saved first; a result that cannot be kept is still told.
+    try:
+        write_results(Path(folder), result, methods, data.lists)
+        if json_file:
+            write_json(Path(json_file), result)
+    finally:
+        say(f"\n{text_table(result)}\n")
+        for n in range(min(show, len(data.lists))):
+            say(in_words(data, methods[row], n) + "\n")
+        say(in_plain_words(result, row))
+    return {"result": result, "methods": methods}
 
 
 def data_of_run(folder: str, name: str, limit: int | None) -> EvaluationData:
     """The lists of a run's split of that name; AlroError if its data are not those of then."""
-    config = read_run_config(folder)
-    data_cfg = config_from_dict(DataConfig, config["data"], f"{folder}/config.json")
-    data = load_evaluation(data_cfg, name, limit)
-    check_data_of_run(folder, config, data_hashes(data.ratings.words, data.splits))
-    return data
+    data_cfg = settings_of_run(folder, "data", DataConfig)
+    ratings = load(data_cfg)
+    splits = split(ratings, data_cfg)
+    check_data_of_run(folder, data_hashes(ratings.words, splits))
+    return choose_lists(ratings, splits, name, limit)
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    """Score a run: {"result", "methods"}, see `score_table`."""
+    """Score a run: {"result", "methods"}, see `score_run`."""
     cfg, folder = parse_flags(arguments, EvalConfig, positional="run", nargs=None)
     if cfg.ask is not None:
         from experiments.ask import ask  # here, since it imports this file
@@ -426,23 +398,7 @@ def main(arguments: list[str] | None = None) -> dict:
     data = data_of_run(folder, cfg.split, cfg.limit)
     rankers = rankers_of_run(folder, data.ratings.words, data.list_size, cfg.decode, cfg.batch_size)
     data = fit_to_model(data, next(iter(rankers.values())).encoder)
-
-    result, methods = score_run(folder, rankers, data, cfg.orders, cfg.decode)
-    row = next(iter(rankers))
-    # What can be lost is saved first; a result that cannot be kept is still told.
-    unwritten = None
-    try:
-        write_results(Path(folder), result, methods, data.lists)
-        if cfg.json:
-            write_json(Path(cfg.json), result)
-    except AlroError as error:
-        unwritten = error
-    for n in range(min(cfg.show, len(data.lists))):
-        print(in_words(data, methods[row], n), "\n")
-    print(f"{text_table(result)}\n\n{in_plain_words(result, row)}")
-    if unwritten:
-        raise unwritten
-    return {"result": result, "methods": methods}
+    return score_run(folder, rankers, data, cfg.orders, cfg.decode, cfg.show, cfg.json)
 
 
 if __name__ == "__main__":

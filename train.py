@@ -26,24 +26,23 @@ from alro import (
     Batch, alro_loss, blind_probs, gold_order, gold_rank, candidate_log_probs, perfect_probs,
     rating_loss, soft_lambda_loss, target_logits)
 from data import (
-    DataConfig, Encoder, RankingList, Ratings, Splits, fit_histories, generator, informative, load,
-    make_encoder, random_slots, seed_from, split)
+    DataConfig, Encoder, RankingList, Ratings, Splits, fit_histories, generator,
+    informative_lists, load, make_encoder, random_slots, seed_from, split)
 from evaluate import (
-    ModelRanker, choose_lists, fit_to_model, knows_ratings, ndcg, rankers_of_run, ratings_of,
-    score_run)
+    ModelRanker, chance_ndcg, choose_lists, fit_to_model, knows_ratings, ndcg, rankers_of_run,
+    ratings_of, score_run)
+from plumbing.checks import check_training
 from plumbing.flags import (
-    check_input, check_minimum, command, config_from_dict, error_at, function_named, name_of,
-    option, parse_flags, progress, run_script, warn)
+    command, error_at, function_named, name_of, next_command, option, parse_flags,
+    run_script)
 from plumbing.folder import (
-    Run, check_losses, claim_folder, data_hashes, prefetched, read_run_config, say, stop_request,
-    write_config, write_results)
+    check_losses, data_hashes, open_run, prefetched, read_run_config, say, settings_of_run,
+    stop_request)
 from plumbing.machine import (
-    Team, autocast, choose_bf16, describe_device, hardware, join_processes, peak_memory,
-    pick_device, use_one_thread)
-from plumbing.model import (
-    build_model, sha256_of_base, tokenise, trainable, warn_of_unknown_titles)
+    ALONE, Team, autocast, join_processes, peak_memory, pick_device, set_up_machine)
+from plumbing.model import build_model, sha256_of_base, trainable, warn_of_unknown_titles
 from plumbing.presets import PRESETS
-from plumbing.tables import describe_start, in_plain_words, in_words, text_table
+from plumbing.tables import describe_start
 
 # ---- Settings ------------------------------------------------------------------------------------
 
@@ -92,21 +91,12 @@ class TrainConfig:
     # ---- looking at it
     valid_every: int | None = option(None, "steps between validations, each with a checkpoint; "
                                            "None = a tenth of all")
-    valid_lists: int | None = option(200, "validation lists to rank; None = all")
+    valid_lists: int | None = option(200, "most validation lists to rank (and no more than were "
+                                             "trained on since the last time); None = all")
     test_lists: int | None = option(300, "test lists to rank at the end; 0 = none, None = all")
 
     def __post_init__(self):
-        check_minimum(self, seed=0, steps=1, batch_size=1, grad_accum=1, width=8, lora_rank=1)
-        check_minimum(self, alpha=0, beta=0, history_weight=0, candidate_weight=0)
-        check_minimum(self, valid_every=1, valid_lists=1, test_lists=0)
-        for name in ("epochs", "lr", "gamma", "sigma"):
-            value = getattr(self, name)
-            check_input(0 < value < 1e9, f"--{name} must be positive, below 1e9, got {value}")
-        check_input(self.width % 8 == 0, f"--width must be a multiple of 8, got {self.width}")
-        check_input(self.display_order in ("shown", "shuffled"),
-                    f"--display_order must be shown or shuffled, got {self.display_order!r}")
-        check_input(self.lora_rank is None or self.model != "tiny",
-                    "--lora_rank needs a --model: tiny has no folder to go to")
+        check_training(self)
 
 
 WARMUP, FALL = 0.1, 0.35  # GUESS: shares of the steps, the first and the last ones
@@ -138,7 +128,7 @@ class StepData(NamedTuple):
 
 
 class TrainingSteps:
-    """Element s is all the data of step s: a pure function of (seed, s).
+    """`data_of(s)` is all the data of step s: a pure function of (seed, s).
 
     So a run can start anywhere, in any process.
     """
@@ -147,25 +137,11 @@ class TrainingSteps:
     SORTED_TOGETHER = 16
 
     def __init__(self, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig,
-                 team: Team = Team()):  # noqa: B008 (it cannot be changed)
+                 team: Team = ALONE):
         self.lists, self.encoder, self.cfg, self.team = lists, encoder, cfg, team
         self.per_epoch = math.ceil(len(lists) / cfg.batch_size)
         self.total = cfg.steps or max(1, round(cfg.epochs * self.per_epoch))
-        self.lengths = self.about_how_long()  # (lists,)
-
-    def about_how_long(self) -> torch.Tensor:
-        """(lists,) about how many tokens each list's prompt has."""
-        tokens = tokenise(self.encoder.tokenizer, self.encoder.words.texts).input_ids
-        text_tokens = torch.tensor([len(text) for text in tokens])  # (items,)
-        lengths = []
-        for ranking_list in self.lists:
-            history = [item for item, _rating in ranking_list.history]
-            in_texts = text_tokens[history + ranking_list.items].sum().item()
-            lengths.append(in_texts + 4 * len(history))  # about four more for a rating's line
-        return torch.tensor(lengths)
-
-    def __len__(self) -> int:
-        return self.total
+        self.lengths = encoder.about_how_long(lists)  # (lists,)
 
     def lists_of(self, epoch: int, place: int) -> list[RankingList]:
         """The lists of the epoch's step at this place; an epoch has each list once."""
@@ -181,7 +157,7 @@ class TrainingSteps:
         chosen = torch.cat(by_length)[start:start + batch_size]
         return [self.lists[row] for row in chosen.tolist()]
 
-    def __getitem__(self, step: int) -> StepData:
+    def data_of(self, step: int) -> StepData:
         epoch, place = divmod(step, self.per_epoch)
         lists = self.lists_of(epoch, place)
         # This process's share, and its parts: 8 lists, 2 processes and --grad_accum 4 make 4 parts
@@ -229,7 +205,7 @@ def model_outputs(model, batch: Batch, cfg: TrainConfig):
 
     Returns: (log_probs, other_log_probs, rating_terms): (B, m, m), log_probs[b, k, i] is that of
     candidate i at output position k of list b, normalised over the vocabulary; the same in the
-    other displayed order, or None; what alro_loss takes of `rating_loss`: terms (B,) and weights.
+    other displayed order, or None; the rating terms (B,) and weights that alro_loss takes.
     """
     # Stage 1: one pass of the model over all rows. Both displayed orders go through it together:
     # half as many passes.
@@ -247,10 +223,10 @@ def model_outputs(model, batch: Batch, cfg: TrainConfig):
     rating_terms = {}
     if cfg.history_weight > 0:
         term = rating_loss(history_logits[:n_lists], batch.history_rated[:n_lists])  # (B,)
-        rating_terms |= {"history_term": term, "history_weight": cfg.history_weight}
+        rating_terms["history"] = term, cfg.history_weight
     if cfg.candidate_weight > 0:
         term = rating_loss(candidate_logits[:n_lists], batch.candidate_rated[:n_lists])  # (B,)
-        rating_terms |= {"candidate_term": term, "candidate_weight": cfg.candidate_weight}
+        rating_terms["candidates"] = term, cfg.candidate_weight
     return log_probs, other, rating_terms
 
 
@@ -289,6 +265,7 @@ class State:
 
     def __init__(self, model, cfg: TrainConfig, total_steps: int):
         self.model = model
+        self.device = next(model.parameters()).device
         self.parameters = list(trainable(model).values())
         # Fused: one pass over all weights in place of one for each tensor; the same numbers.
         self.optimizer = torch.optim.AdamW(
@@ -301,39 +278,16 @@ class State:
         self.step = 0
         self.best = -math.inf  # validation NDCG
 
-    @property
-    def device(self) -> torch.device:
-        return self.parameters[0].device
 
-    def is_best(self, ndcg: float) -> bool:
-        """Note a validation; whether it is the best so far."""
-        better = ndcg > self.best
-        self.best = max(self.best, ndcg)
-        return better
-
-    def state_dict(self) -> dict:
-        optimizer, scheduler = self.optimizer.state_dict(), self.scheduler.state_dict()
-        return {"step": self.step, "best": self.best, "weights": trainable(self.model),
-                "optimizer": optimizer, "scheduler": scheduler}
-
-    def load_state_dict(self, saved: dict) -> None:
-        for name, weight in trainable(self.model).items():
-            there = saved["weights"][name]
-            weight.copy_(there.view_as(weight))  # of another shape: an error, no broadcast
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scheduler.load_state_dict(saved["scheduler"])
-        self.step, self.best = int(saved["step"]), float(saved["best"])
-
-
-def one_step(state: State, data: StepData, cfg: TrainConfig, losses=losses,
-             team: Team = Team()) -> dict:  # noqa: B008
+def one_step(state: State, step_data: StepData, cfg: TrainConfig, losses=losses,
+             team: Team = ALONE) -> dict:
     """Forward, backward, clip, update. Returns: means over the step's lists, of each value that
     `losses` gives, the norm of the gradient and the rate; most still on the device."""
     # Dropout (of LoRA) draws from (seed, step, process): resuming repeats it.
     torch.manual_seed(seed_from("step", cfg.seed, state.step, team.process))
-    n_lists = len(data.list_ids)
+    n_lists = len(step_data.list_ids)
     sums_of_parts = []
-    for batch in data.parts:
+    for batch in step_data.parts:
         batch = batch.to(state.device)
         values = losses(state.model, batch, cfg)
         n_rows = len(batch.order)  # with PSL two for each list
@@ -346,8 +300,6 @@ def one_step(state: State, data: StepData, cfg: TrainConfig, losses=losses,
         tokens = batch.prompt_tokens + batch.order.shape[1]  # (B or 2 B,)
         sums["tokens"] = tokens.sum().float()
         sums_of_parts.append(sums)
-        check_input(sums.keys() == sums_of_parts[0].keys(),
-                    f"a loss function must return the same names each time, got {[*values]}")
     # With several processes, each has seen its own lists: add their gradients up, too.
     team.add_gradients(state.parameters)
     # A gradient longer than CLIP is shortened to it; the norm is that of before.
@@ -357,24 +309,15 @@ def one_step(state: State, data: StepData, cfg: TrainConfig, losses=losses,
     state.scheduler.step()  # the rate of the next step
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    means = means_over_lists(sums_of_parts, n_lists, team)
-    return {**means, "grad_norm": norm.detach(), "lr": rate}
-
-
-def means_over_lists(sums_of_parts: list[dict], n_lists: int, team: Team) -> dict:
-    # One tensor of all sums, so that several processes exchange it once.
-    names = list(sums_of_parts[0])
-    sums = [sum(part[name] for part in sums_of_parts) for name in names]
-    means = team.sum(torch.stack(sums)) / n_lists
-    return dict(zip(names, means))
+    return {**team.means(sums_of_parts, n_lists), "grad_norm": norm.detach(), "lr": rate}
 
 
 def validate(model, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig,
-             team: Team = Team()) -> dict[str, float]:  # noqa: B008
+             team: Team = ALONE) -> dict[str, float]:
     """Mean NDCG@m of the validation lists, each in one random displayed order.
 
-    Returns: {"valid_ndcg": of what the answer says} and, where candidates' ratings are targets,
-    "valid_knows": of the expected ratings.
+    Returns: {"valid_ndcg": of what the answer says, "valid_chance": of a random one} and, where
+    candidates' ratings are targets, "valid_knows": of the expected ratings.
     """
     # The order is random, whatever training shows: copying the display earns nothing here. It is
     # the same in every run, so that runs can be compared.
@@ -384,7 +327,7 @@ def validate(model, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig
         decodings["valid_knows"] = "ratings"
     slots = [random_slots(m, "eval", ranking_list.list_id, 0) for ranking_list in mine]
     device = next(model.parameters()).device
-    means = {}
+    means = {"valid_chance": chance_ndcg(ratings_of(lists), m).mean().item()}
     for name, decode in decodings.items():
         ranker = ModelRanker(model, encoder, decode, lists_ranked_at_once(cfg), cfg.bf16)
         # In float64, summed over lists and processes: the same however they are shared out.
@@ -407,14 +350,13 @@ class Job(NamedTuple):
     ratings: Ratings
     splits: Splits
     model: torch.nn.Module
-    tokenizer: object
     encoder: Encoder
     steps: TrainingSteps
     valid_every: int                # steps
     valid_lists: list[RankingList]
 
 
-def prepare(data_cfg: DataConfig, cfg: TrainConfig, team: Team = Team()) -> Job:  # noqa: B008
+def prepare(data_cfg: DataConfig, cfg: TrainConfig, team: Team = ALONE) -> Job:
     """Load the data and the model. Raises: AlroError if they do not fit together."""
     ratings = load(data_cfg)
     splits = split(ratings, data_cfg)
@@ -425,24 +367,16 @@ def prepare(data_cfg: DataConfig, cfg: TrainConfig, team: Team = Team()) -> Job:
     warn_of_unknown_titles(tokenizer, ratings.words.texts)
 
     # Lists whose candidates all have one rating can teach no order.
-    train_lists = informative(splits.train, "training")
-    train_lists, n_shortened = fit_histories(train_lists, encoder)
-    if n_shortened:
-        warn(f"{n_shortened} of {len(train_lists)} training lists lost their oldest history: the "
-             f"model reads {encoder.max_length} tokens")
-    # Each process needs a list in each step, the smallest one of an epoch included.
-    smallest_step = len(train_lists) % cfg.batch_size or cfg.batch_size
-    check_input(smallest_step >= team.size,
-                f"an epoch's smallest step has {smallest_step} lists for {team.size} processes: "
-                "another --batch_size")
+    train_lists = fit_histories(informative_lists(splits.train, "training"), encoder, "training")
+    team.check_shares(len(train_lists), cfg.batch_size)
     steps = TrainingSteps(train_lists, encoder, cfg, team)
 
     # A validation ranks no more lists than were trained on since the one before: a short run would
     # do little else.
-    valid_every = cfg.valid_every or max(1, len(steps) // 10)
-    valid_lists = informative(splits.valid, "validation")[:cfg.valid_lists]
-    valid_lists, _ = fit_histories(valid_lists[:valid_every * cfg.batch_size], encoder)
-    return Job(ratings, splits, model, tokenizer, encoder, steps, valid_every, valid_lists)
+    valid_every = cfg.valid_every or max(1, steps.total // 10)
+    valid_lists = informative_lists(splits.valid, "validation")[:cfg.valid_lists]
+    valid_lists = fit_histories(valid_lists[:valid_every * cfg.batch_size], encoder)
+    return Job(ratings, splits, model, encoder, steps, valid_every, valid_lists)
 
 
 def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig(),  # noqa: B008
@@ -456,102 +390,75 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
     """
     # ---- start: nothing is written before data, model and flags are known to fit together
     team = join_processes()
-    device = pick_device()
-    use_one_thread(device, cfg.model)
+    device, bf16, device_text = set_up_machine(cfg.model, cfg.bf16)
     job = prepare(data_cfg, cfg, team)
+    total = job.steps.total
     # The record keeps --bf16 as it was given: a run may go on on a machine that chooses otherwise.
     origin = {"data": data_hashes(job.ratings.words, job.splits), "losses": name_of(losses)}
     origin |= {"base": sha256_of_base(job.model), "config": dataclasses.asdict(cfg)}
-    bf16, why = choose_bf16(cfg.bf16, device, cfg.model)
     cfg = dataclasses.replace(cfg, bf16=bf16)
-    folder, lock = claim_folder(run_cfg.resume, run_cfg.out, data_cfg.dataset, team)
-    run = Run(folder, lock, origin, data_cfg.list_size, writes=team.process == 0)
-    if run.writes and run_cfg.resume is None:
-        write_config(folder, origin, dataclasses.asdict(data_cfg), job.ratings.words, hardware())
-    run.say(describe_start(data_cfg, cfg, job, describe_device(device, bf16, why), name_of(losses)))
-    state = State(job.model.to(device).train(), cfg, len(job.steps))
+    run = open_run(run_cfg, data_cfg, origin, job.ratings.words, team)
+    run.say(describe_start(data_cfg, cfg, job, device_text, name_of(losses)))
+    state = State(job.model.to(device).train(), cfg, total)
     run.load_checkpoint(state)
 
     # ---- train: the algorithm is in `one_step` and `losses`
-    # `prefetched` hands out job.steps[step] (TrainingSteps), made while the model works.
-    bar = {"total": len(job.steps), "initial": state.step, "disable": not run.writes}
+    # A thread makes the data of the next step while the model works on this one.
     with stop_request() as stop:  # Ctrl-C, SIGTERM: leave after the step under way
-        for data in progress(prefetched(job.steps, state.step), "training", **bar):
-            means = one_step(state, data, cfg, losses, team)
-            due = state.step % job.valid_every == 0 or state.step == len(job.steps)
+        for step_data in prefetched(job.steps.data_of, state.step, total, quiet=not run.writes):
+            means = one_step(state, step_data, cfg, losses, team)
+            due = state.step % job.valid_every == 0 or state.step == total
             stopping = team.any(bool(stop), device)  # all leave at the same step
-            run.log_step(state, means, data.list_ids, due)
+            run.log_step(state, means, step_data.list_ids, due)
             if due:  # the model that ranks best here, not the last one, is the run's result
                 with error_at(f"step {state.step}"):
                     scores = validate(job.model, job.valid_lists, job.encoder, cfg, team)
-                run.validated(state, scores, job.tokenizer)
+                run.validated(state, scores, job.encoder.tokenizer)
             if on_step:
                 on_step(state.step)
             if stopping:
                 break
-        if stop or (state.step < len(job.steps)):
+        if stop or state.step < total:
             run.interrupted(state)
     team.leave()
 
     # ---- end: the test lists, with the model that was best on validation
-    if peak_memory():
-        run.say(peak_memory())
-    outcome = {"folder": str(folder), "best_valid_ndcg": state.best}
+    run.say(peak_memory())
+    outcome = {"folder": str(run.folder), "best_valid_ndcg": state.best}
     # The first process ranks alone: the others have nothing left to do.
     if cfg.test_lists != 0 and run.writes:
-        outcome |= rank_test_lists(folder, cfg, job)
+        outcome |= rank_test_lists(run.folder, cfg, job)
     return outcome
 
 
 def rank_test_lists(folder: Path, cfg: TrainConfig, job: Job) -> dict:
-    """Rank the test lists and print the table: {"result", "methods"} of evaluate.score_table."""
+    """Rank the test lists, keep and print the table: see evaluate.score_run."""
     say(f"trained; if interrupted now, rank later: {command('evaluate.py', folder)}")
-    data = choose_lists(job.ratings, job.splits, "test", cfg.test_lists)
-    data = fit_to_model(data, job.encoder)
-    words, m, at_once = job.ratings.words, data.list_size, lists_ranked_at_once(cfg)
+    words, at_once = job.ratings.words, lists_ranked_at_once(cfg)
     untrained, _tokenizer = build_model(cfg, words)  # as it began: a pretrained one, zero-shot
     rankers = {"untrained": ModelRanker(untrained.to(pick_device()), job.encoder,
                                         batch_size=at_once, bf16=cfg.bf16)}
-    rankers |= rankers_of_run(str(folder), words, m, batch_size=at_once)
-    result, methods = score_run(str(folder), rankers, data, TEST_ORDERS)
-    write_results(folder, result, methods, data.lists)
-    say(f"\n{text_table(result)}\n\n{in_words(data, methods['trained'], 0)}")
-    say(f"\n{in_plain_words(result)}\n{next_command(folder, cfg)}")
-    return {"result": result, "methods": methods}
-
-
-def next_command(folder: Path, cfg: TrainConfig) -> str:
-    """What to run after this run, and why."""
-    demo = dataclasses.replace(TrainConfig(), seed=cfg.seed, bf16=cfg.bf16)
-    if cfg == demo:
-        plain = command("train.py", "--alpha", 0, "--beta", 0, "--seed", cfg.seed)
-        return f"Next, plain fine-tuning, to compare: {plain}"
-    return f"Next, three lists in words: {command('evaluate.py', folder, '--show', 3)}"
+    rankers |= rankers_of_run(str(folder), words, job.encoder.list_size, batch_size=at_once)
+    data = choose_lists(job.ratings, job.splits, "test", cfg.test_lists)
+    scores = score_run(str(folder), rankers, fit_to_model(data, job.encoder), TEST_ORDERS, show=1)
+    say(next_command(folder, cfg))
+    return scores
 
 
 # ---- python train.py -----------------------------------------------------------------------------
 
-def resume(folder: str) -> dict:
-    """Go on with a run, under its own configuration."""
-    config, where = read_run_config(folder), f"{folder}/config.json"
-    data_cfg = config_from_dict(DataConfig, config["data"], where)
-    cfg = config_from_dict(TrainConfig, config["train"], where)
-    with error_at(where):
-        function = function_named(str(config.get("losses")))
-    return train(data_cfg, cfg, RunConfig(resume=folder), losses=function)
-
-
 def main(arguments: list[str] | None = None) -> dict:
+    # Flags beside --resume would promise what cannot be: the run keeps its own configuration.
     data_cfg, cfg, run_cfg = parse_flags(arguments, DataConfig, TrainConfig, RunConfig,
-                                         presets=PRESETS)
-    # Flags beside --resume would promise what cannot be: the run keeps its own.
-    if run_cfg.resume is not None:
-        alone = (data_cfg, cfg, run_cfg) == (DataConfig(), TrainConfig(),
-                                             RunConfig(resume=run_cfg.resume))
-        check_input(alone, "--resume RUN goes on with that run's own configuration and takes no "
-                           "other flag")
-        return resume(run_cfg.resume)
-    return train(data_cfg, cfg, run_cfg, losses=function_named(run_cfg.losses))
+                                         presets=PRESETS, alone="--resume")
+    folder = run_cfg.resume
+    if folder is None:
+        return train(data_cfg, cfg, run_cfg, losses=function_named(run_cfg.losses))
+    data_cfg = settings_of_run(folder, "data", DataConfig)
+    cfg = settings_of_run(folder, "train", TrainConfig)
+    with error_at(f"{folder}/config.json"):
+        losses_then = function_named(str(read_run_config(folder)["losses"]))
+    return train(data_cfg, cfg, run_cfg, losses=losses_then)
 
 
 if __name__ == "__main__":

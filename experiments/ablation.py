@@ -2,7 +2,7 @@
 
     python -m experiments.ablation --seeds 3     SFT, + SLL, + PSL, both (ALRO), on two kinds of displays
 
-Takes every flag of train.py that changes what is learned. Given again, it goes on where it was.
+Takes every flag of train.py that changes what is learned. Run again, it continues where it stopped.
 """
 import dataclasses
 import os
@@ -10,9 +10,8 @@ from pathlib import Path
 
 from data import DataConfig
 from experiments import compare
-from plumbing.flags import (
-    check_input, check_minimum, config_from_dict, option, parse_flags, run_script)
-from plumbing.folder import FolderInUse, read_run_config
+from plumbing.flags import check_input, check_minimum, option, parse_flags, run_script
+from plumbing.folder import FolderInUse, settings_of_run
 from plumbing.presets import PRESETS
 from train import RunConfig, TrainConfig, train
 
@@ -44,11 +43,10 @@ def ablation_runs(cfg: TrainConfig, seeds: int, root: Path) -> dict[Path, TrainC
 
 
 def check_same_config(folder: Path, data_cfg: DataConfig, cfg: TrainConfig) -> None:
-    """Raise AlroError if a run that is to be gone on with has another configuration than given."""
-    # Else the folder's config.json would tell of a run that never was.
-    there = read_run_config(str(folder))
+    """Raise AlroError unless the run in the folder has this configuration."""
+    # Else the folder's config.json would describe a run that never happened.
     for part, given in (("data", data_cfg), ("train", cfg)):
-        saved = config_from_dict(type(given), there[part], f"{folder}/config.json")
+        saved = settings_of_run(str(folder), part, type(given))
         for field in dataclasses.fields(given):
             was, now = getattr(saved, field.name), getattr(given, field.name)
             check_input(was == now, f"{folder} was started with --{field.name} {was}, not {now}: "
@@ -56,9 +54,9 @@ def check_same_config(folder: Path, data_cfg: DataConfig, cfg: TrainConfig) -> N
 
 
 def ablation(data_cfg: DataConfig, cfg: TrainConfig, ablation_cfg: AblationConfig) -> dict:
-    """Train all arms, those of an earlier call gone on with, and compare them in one table.
+    """Train all arms, resuming those of an earlier call, and compare them in one table.
 
-    Two processes may work side by side: each leaves alone what the other is training.
+    Two processes may work side by side: each skips what the other is training.
     """
     check_input(os.environ.get("WORLD_SIZE", "1") == "1",
                 "an ablation trains in one process: no torchrun")
@@ -85,9 +83,9 @@ def ablation(data_cfg: DataConfig, cfg: TrainConfig, ablation_cfg: AblationConfi
             print(error)
             skipped.append(str(folder))
     # Whether another process has finished those, only a second look can tell.
-    check_input(not skipped, "all else is trained, but another process was at "
-                             f"{', '.join(skipped)}: for the table, give the same command again "
-                             "when it has ended")
+    check_input(not skipped, "all else is trained, but another process is training "
+                             f"{', '.join(skipped)}: run the same command again when it has "
+                             "ended, for the table")
     flags = ["--limit", str(cfg.test_lists), "--orders", str(ablation_cfg.orders)]
     flags += ["--pool", "True", "--json", str(root / "ablation.json")]
     return compare.main([*map(str, runs), *flags])

@@ -55,7 +55,7 @@ def ask(folder: str, file: str, decode: str) -> str:
     question = RankingList("ask", 0, rated, list(range(n, n + m)), [0.0] * m, shown)
     words = PromptWords(titles, prompt["noun"], (low, high), levels)
     ranker = next(iter(rankers_of_run(folder, words, m, decode).values()))
-    questions, n_shortened = fit_histories([question], ranker.encoder)
+    questions = fit_histories([question], ranker.encoder)
     order = ranker(questions, [shown])[0].tolist()
     lines = [f"{rank:2d}. {titles[n + candidate]}" for rank, candidate in enumerate(order, 1)]
 
@@ -68,6 +68,6 @@ def ask(folder: str, file: str, decode: str) -> str:
     tokens = tokenise(tokenizer, [list_prompt(words, *questions, shown)]).input_ids[0]
     if tokenizer.unk_token_id in tokens:
         lines.append("note: this model's tokenizer does not know every word of these titles")
-    if n_shortened:
+    if questions != [question]:
         lines.append("note: the oldest ratings of the history did not fit the model's context")
     return "\n".join(lines)

@@ -5,6 +5,7 @@
 
 Of each run what it says and, where candidates' ratings were targets, what it knows.
 """
+import collections
 import dataclasses
 import json
 import os
@@ -12,17 +13,21 @@ from pathlib import Path
 
 import numpy as np
 
+from data import DataConfig, load, split
 from evaluate import (
-    EvaluationData, chance_method, check_split, data_of_run, fit_to_model,
+    EvaluationData, chance_method, choose_lists, data_of_run, fit_to_model,
     main_metric, paired_bootstrap, rankers_of_run, reference_rankers, score_method, summary)
 from plumbing.flags import (
-    check_input, check_minimum, option, parse_flags, run_script, write_json)
+    check_choice, check_input, check_minimum, option, parse_flags, run_script, write_json)
 from plumbing.folder import about_runs, check_writable, read_run_config
 from plumbing.tables import columns_of_text, text_table
 
 NEW_ITEM_RATINGS = 5  # an item with so few ratings in the fit set, or fewer, counts as new
-# Names of rows and, in a table of groups, of a column.
-OWN_ROWS = {"chance", "untrained", "trained", "knows", "item mean", "retriever", "oracle", "lists"}
+ARMS = {(False, False): "SFT", (True, False): "SFT+SLL", (False, True): "SFT+PSL",
+        (True, True): "ALRO"}  # by alpha > 0, beta > 0
+# Settings that are named in other words, or change nothing that is learned.
+UNNAMED = {"seed", "display_order", "data_path", "download", "test_lists", "grad_accum",
+           "gradient_checkpointing", "compile"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,18 +41,58 @@ class CompareConfig:
     json: str | None = option(None, "write the table into this file, too")
 
     def __post_init__(self):
-        check_split(self.split)
+        check_choice(self, split=["valid", "test"])
         check_minimum(self, orders=1, limit=1, batch_size=1)
 
 
 # ---- Rows ----------------------------------------------------------------------------------------
 
-def named_rows(configs: dict[str, dict], pool: bool, taken=OWN_ROWS) -> dict[str, list[str]]:
+def objective(config: dict) -> str:
+    """What a run was trained with, and on which displayed orders: "SFT+SLL, shown"."""
+    cfg = config["train"]
+    name = config["losses"].split(":")[-1]
+    if config["losses"] == "train:losses":
+        name = ARMS[cfg["alpha"] > 0, cfg["beta"] > 0]
+    return f"{name}, {cfg['display_order']}"
+
+
+def other_settings(config: dict) -> dict[str, str]:
+    """{name: value} of the settings that may tell two runs of one objective apart."""
+    settings = {**config["data"], **config["train"]}
+    if config["losses"] == "train:losses":  # "SFT" says that both weights are 0
+        settings = {name: value for name, value in settings.items()
+                    if name not in ("alpha", "beta") or value > 0}
+    return {name: f"{name} {value}" for name, value in settings.items() if name not in UNNAMED}
+
+
+def names_of(configs: dict[str, dict]) -> dict[str, str]:
+    """{run's folder: what a table calls it}: its objective and the other settings in which these
+    runs differ; seed and folder only where names would else be the same."""
+    settings = {folder: other_settings(config) for folder, config in configs.items()}
+    values = collections.defaultdict(set)  # of each setting
+    for of_run in settings.values():
+        for name, value in of_run.items():
+            values[name].add(value)
+    names = {}
+    for folder, of_run in settings.items():
+        differing = [value for name, value in of_run.items() if len(values[name]) > 1]
+        names[folder] = ", ".join([objective(configs[folder]), *differing])
+    seeds = {folder: f"seed {config['train']['seed']}" for folder, config in configs.items()}
+    folders = {folder: f"in {folder}" for folder in configs}
+    for words in seeds, folders:
+        count = collections.Counter(names.values())
+        names = {folder: f"{name}, {words[folder]}" if count[name] > 1 else name
+                 for folder, name in names.items()}
+    return names
+
+
+def named_rows(configs: dict[str, dict], pool: bool) -> dict[str, list[str]]:
     """{row of a table: its runs}, from {run's folder: its configuration}.
 
-    With pool, runs that differ in their seed alone are one row. The folder in which all the runs
-    lie is left out of the names. Raises: AlroError where a run is called as a row that is `taken`.
+    With pool, runs that differ in their seed alone are one row.
     """
+    places = [os.path.realpath(folder) for folder in configs]
+    check_input(len({*places}) == len(places), f"a run is named twice: {', '.join(configs)}")
     groups = {}  # what the runs of one row have in common -> their folders
     for folder, config in configs.items():
         key = folder
@@ -55,43 +100,40 @@ def named_rows(configs: dict[str, dict], pool: bool, taken=OWN_ROWS) -> dict[str
             without_seed = {**config["train"], "seed": 0}
             key = json.dumps([config["data"], without_seed, config["losses"]])
         groups.setdefault(key, []).append(folder)
+    names = names_of({folders[0]: configs[folders[0]] for folders in groups.values()})
     rows = {}  # in the order in which they were given
-    places = [os.path.realpath(folder) for folder in configs]
-    check_input(len({*places}) == len(places), f"a run is named twice: {', '.join(configs)}")
-    above = os.path.commonpath(map(os.path.abspath, configs))
     for folders in groups.values():
         seeds = {configs[folder]["train"]["seed"] for folder in folders}
         check_input(len(seeds) == len(folders), "--pool averages over seeds, but these runs share "
                     f"one: {', '.join(folders)}; name one run of each seed")
-        name = folders[0]
-        if len(configs) > 1:
-            name = os.path.relpath(name, above)
+        name = names[folders[0]]
         if len(folders) > 1:
-            name += f" +{len(folders) - 1} seeds"
+            name += f", {len(folders)} seeds"
         rows[name] = folders
-    # What a run knows, say, is a row of its own: "RUN, knows".
-    clashing = sorted(name for name in {*rows, *configs}
-                      if name in taken or any(name.startswith(f"{row}, ") for row in rows))
-    check_input(not clashing, f"a run's folder has the name of another row, {clashing[:1]}: "
-                              "call it something else")
     return rows
 
 
-def data_of_runs(configs: dict[str, dict], split: str, limit: int | None) -> EvaluationData:
-    """The lists that all the runs have in common; AlroError if they are not the runs', or differ."""
+def load_evaluation(data_cfg: DataConfig, name: str, limit: int | None = None) -> EvaluationData:
+    """Load a dataset, split it, and choose the lists to rank."""
+    ratings = load(data_cfg)
+    return choose_lists(ratings, split(ratings, data_cfg), name, limit)
+
+
+def data_of_runs(configs: dict[str, dict], name: str, limit: int | None) -> EvaluationData:
+    """The lists that all runs share. Raises: AlroError if they differ, or have changed since."""
     loaded = {}  # an ablation's runs have their data in common
     for folder, config in configs.items():
         key = json.dumps([config["data"], config["data_sha256"]])
         if key not in loaded:
-            loaded[key] = data_of_run(folder, split, limit)
+            loaded[key] = data_of_run(folder, name, limit)
     hashes = {data.sha256 for data in loaded.values()}
     check_input(len(hashes) == 1,
-                f"the runs' {split} lists differ, so they cannot be compared: {', '.join(configs)}")
+                f"the runs' {name} lists differ, so they cannot be compared: {', '.join(configs)}")
     return next(iter(loaded.values()))
 
 
 def over_seeds(methods: list[dict]) -> dict:
-    """One method out of several that differ in their seed alone: per list the mean over seeds.
+    """Pool methods that differ in their seed alone: per list the mean over seeds.
 
     Intervals are then over users with these seeds held fixed: read them beside the standard
     deviation of the seeds ("by_seed": each seed's means).
@@ -168,14 +210,27 @@ def by_group(methods: dict, data: EvaluationData) -> dict:
     return means
 
 
+def trainings(method: dict) -> int:
+    """How many trained models a row of a table is the mean of; 0: it asks none."""
+    by_seed = method.get("by_seed", {"": [None]})
+    return len(next(iter(by_seed.values()))) if method["llm_calls_per_list"] else 0
+
+
 def print_comparison(table: dict, base: str) -> None:
     """What a table cannot say: paired differences, and groups of lists."""
-    print("\nPaired differences over the same lists, 95 % intervals over users: of these trainings, "
-          "not of another seed's")
+    print("\nPaired differences over the same lists. The 95 % intervals are over users, with these "
+          "trainings held fixed:\nwith other seeds a difference may lie outside; what a loss does, "
+          "several seeds tell (--pool)")
+    methods = table["methods"]
     for pair, by_metric in table["differences"].items():
+        counts = [trainings(methods[name]) for name in (pair.removesuffix(f" - {base}"), base)]
+        counts = [count for count in counts if count > 0]  # the item mean, say, has none
+        counted = f"trainings: {' and '.join(map(str, counts))}"
+        if {*counts} == {1}:
+            counted = "one training each" if len(counts) == 2 else "one training"
         texts = [f"{metric} {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
                  for metric, (mean, low, high) in by_metric.items()]
-        print(f"{pair}: {'; '.join(texts)}")
+        print(f"{pair} ({counted}): {'; '.join(texts)}")
     groups = table["groups"]
     rows = {name: {f"{group} ({row['lists']})": f"{row[name]:.3f}" for group, row in groups.items()}
             for name in table["methods"]}
@@ -215,7 +270,9 @@ def compare(configs: dict[str, dict], rows: dict[str, list[str]], cfg: CompareCo
     table |= {"differences": differences(methods, base), "groups": by_group(methods, data)}
     if cfg.json:
         write_json(Path(cfg.json), table)
-    print(text_table(table))
+    for row, folders in rows.items():
+        print(f"{row}: {' '.join(folders)}")
+    print(f"\n{text_table(table)}")
     print_comparison(table, base)
     return table
 

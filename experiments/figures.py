@@ -1,16 +1,19 @@
-"""What runs look like: three curves, and y of one list in two displayed orders. No formulas here.
+"""What runs look like: curves, and y of one list in two displayed orders. No formulas here.
 
     python -m experiments.figures RUN... --out FOLDER     as numbers and, with matplotlib, as pictures
 """
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from alro import (AlroError, blind_probs, gold_order, candidate_log_probs, soft_rank, target_logits)
+from alro import (
+    IDENTIFIERS, AlroError, blind_probs, candidate_log_probs, gold_order, soft_rank, target_logits)
 from data import RankingList, fit_histories, generator, random_slots
-from evaluate import rankers_of_run
+from evaluate import (
+    EvaluationData, chance_ndcg, choose_lists, ndcg, rankers_of_run, ratings_of, reference_rankers)
 from experiments import compare
 from plumbing.flags import (
     check_input, import_optional, one_line_error, option, parse_flags, run_script)
@@ -18,15 +21,30 @@ from plumbing.folder import check_writable, read_log, read_run_config
 from plumbing.machine import autocast
 
 GAMMAS = (0.3, 1, 3, 10, 30, 100, 300)  # of the soft ranks that are drawn
+SAYS, KNOWS = "what it says", "what it knows"
+LEVEL_SLOTS = ("level: no slot is favoured on average;\nwhether two orders agree is the agreement's to "
+               "say")
 
 
-def learning_curves(folders):
-    """(steps, validation NDCG: a row for each of several runs that differ in their seed)."""
+class Picture(NamedTuple):
+    """Curves in one panel or several side by side."""
+    title: str
+    x: str
+    y: str
+    panels: dict[str, dict]  # {panel: {line: (xs, ys)}}; ys of several rows: one for each seed,
+                             # drawn as thin lines beside their mean
+    levels: dict = {}        # {name: y}, lines across all panels
+    note: str = ""
+
+
+def learning_curves(folders, field="valid_ndcg"):
+    """(steps, a score on validation lists: a row for each of several runs that differ in their
+    seed). field: of log.jsonl."""
     with one_line_error(f"log.jsonl of {', '.join(folders)}: cannot be read"):
         validations = []
         for folder in folders:
-            rows = [row for row in read_log(folder) if "valid_ndcg" in row]
-            validations.append([(row["step"], row["valid_ndcg"]) for row in rows])
+            rows = [row for row in read_log(folder) if field in row]
+            validations.append([(row["step"], row[field]) for row in rows])
         # The n-th validation of every seed came at the same step; runs may have stopped early.
         shortest = min(map(len, validations))
         points = np.array([of_run[:shortest] for of_run in validations], float)
@@ -34,36 +52,74 @@ def learning_curves(folders):
     return points[0, :, 0].tolist(), points[..., 1].tolist()
 
 
-def curves(table: dict, rows: dict) -> dict[str, tuple]:
-    """What --figures draws: {file: (title, x axis, y axis, {line: (xs, ys)})}.
+def learning_picture(rows: dict[str, list[str]], levels: dict) -> Picture:
+    """How runs learn; rows: {row: its runs' folders}, levels: of `levels_of`."""
+    panels = {}
+    for panel, field in {SAYS: "valid_ndcg", KNOWS: "valid_knows"}.items():
+        lines = {name: learning_curves(folders, field) for name, folders in rows.items()}
+        lines = {name: (steps, scores) for name, (steps, scores) in lines.items() if steps}
+        if lines:
+            panels[panel] = lines
+    seeds = max(map(len, rows.values()))
+    each = f": {seeds} seeds (thin) and their mean" if seeds > 1 else ""
+    return Picture(f"Learning to rank{each}", "step", "NDCG, validation lists in random order",
+                   panels, levels)
 
-    rows: the table's rows of runs, each with its runs' folders. Where ys are several rows, one for
-    each seed, they are drawn as thin lines beside their mean.
+
+def levels_of(data: EvaluationData) -> dict[str, float]:
+    """NDCG of the whole list by chance and, where there is one, by the oracle."""
+    ratings, m = ratings_of(data.lists), data.list_size  # (N, m)
+    levels = {"chance": chance_ndcg(ratings, m).mean().item()}
+    oracle = reference_rankers(data).get("oracle")
+    if oracle:
+        levels["oracle"] = ndcg(ratings, oracle(data.lists, None), m).mean().item()
+    return levels
+
+
+def validation_levels(folder: str, data: EvaluationData) -> dict[str, float]:
+    """`levels_of` the lists that a run was validated on."""
+    with one_line_error(f"log.jsonl of {folder}: cannot be read"):
+        first = next(row["step"] for row in read_log(folder) if "valid_ndcg" in row)
+    cfg = read_run_config(folder)["train"]
+    # No more than were trained on before the first validation (train.prepare).
+    limit = min(first * cfg["batch_size"], cfg["valid_lists"] or len(data.splits.valid))
+    return levels_of(choose_lists(data.ratings, data.splits, "valid", limit))
+
+
+def slot_picture(by_slot: dict) -> Picture:
+    """by_slot: {line: mean predicted rank (m,) of what each slot displays, or (seeds, m)}."""
+    m = np.shape(next(iter(by_slot.values())))[-1]
+    letters = [name.strip() for name in IDENTIFIERS[:m]]
+    lines = {name: (letters, ranks) for name, ranks in by_slot.items()}
+    return Picture("Is a slot favoured?", "slot in which a candidate is displayed",
+                   "mean predicted rank (1 = best)", {"": lines},
+                   {"no slot favoured": (m + 1) / 2}, LEVEL_SLOTS)
+
+
+def curves(table: dict, rows: dict, levels: dict) -> dict[str, Picture]:
+    """{file: what is drawn there}.
+
+    rows: the table's rows of runs, each with its runs' folders; levels: of `validation_levels`.
     """
-    m = table["list_size"]
-    methods = table["methods"]
-    places = range(1, m + 1)
+    m, methods = table["list_size"], table["methods"]
     # What teacher forcing alone gives away: see alro.blind_probs.
     blind = blind_probs(torch.arange(m).unsqueeze(0))  # (1, m, m)
     soft_ranks = torch.cat([soft_rank(blind, gamma) for gamma in GAMMAS])  # (gammas, m)
-    by_slot = {name: (places, methods[name]["mean_rank_by_slot"]) for name in rows}
-    learning = {name: learning_curves(folders) for name, folders in rows.items()}
-    by_gamma = {f"gold position {k}": (GAMMAS, soft_ranks[:, k - 1].tolist()) for k in places}
+    by_gamma = {f"gold position {k + 1}": (GAMMAS, soft_ranks[:, k].tolist()) for k in range(m)}
     return {
-        "slot_curve": ("Flat = indifferent to the displayed order", "displayed slot",
-                       "mean predicted rank", by_slot),
-        "learning_curves": ("Learning", "step", "NDCG on validation lists", learning),
-        "soft_rank": ("Soft ranks of a model that knows only what is already out", "gamma",
-                      "soft rank", by_gamma)}
+        "slot_curve": slot_picture({name: methods[name]["mean_rank_by_slot"] for name in rows}),
+        "learning_curves": learning_picture(rows, levels),
+        "soft_rank": Picture("Soft ranks of a model that knows only what is already out", "gamma",
+                             "soft rank", {"": by_gamma})}
 
 
 @torch.no_grad()
 def output_by_slot(ranker, ranking_list: RankingList):
     """y of one list in two displayed orders, the shown one and a random one, by slot.
 
-    Returns: (y, gold_slots): (2, m, m) probability that output position k emits the item in slot j,
-    the gold items before k forced; (2, m) the slot of the gold item at each output position. A
-    model that copies the display puts y on the diagonal, a good one where the gold items are.
+    Returns: (y, gold_slots): (2, m, m) probability that output position k emits the candidate in slot j,
+    the gold ones before k forced; (2, m) the slot of the gold candidate at each output position. A
+    model that copies the display puts y on the diagonal, a good one where the gold ones are.
     """
     list_id = ranking_list.list_id
     slots = [ranking_list.shown, random_slots(len(ranking_list.items), "eval", list_id, 0)]
@@ -85,7 +141,7 @@ def most_levels(lists) -> RankingList:
 
 
 def print_maps(maps: dict) -> None:
-    """{row: of `output_by_slot`} as numbers, the gold item's slot marked with a star."""
+    """{title: of `output_by_slot`} as numbers, the gold candidate's slot marked with a star."""
     for name, orders in maps.items():
         for order, y, gold_slots in zip(("shown", "a random"), *orders):
             print(f"\n{name}, {order} order: y by slot, a line per output position, * = gold")
@@ -94,32 +150,101 @@ def print_maps(maps: dict) -> None:
                 print("  " + " ".join(f"{p:.2f}{mark}" for p, mark in zip(probs, marks)))
 
 
+# ---- Drawing -------------------------------------------------------------------------------------
+
+# Lines that lie on one another are told apart by these.
+MARKERS, DASHES = "os^DvPX*", ("-", "--", "-.", ":")
+REFERENCES = {"chance": "0.6", "oracle": "0.0"}  # greys: lines to compare the others with
+
+
 def draw_maps(pyplot, maps: dict, path: Path) -> None:
-    """A row of two small heat maps for each row of the table."""
-    figure, axes = pyplot.subplots(len(maps), 2, squeeze=False, figsize=(5, 2.6 * len(maps)))
+    """A row of two small heat maps for each entry of `maps`."""
+    figure, axes = pyplot.subplots(
+        len(maps), 2, squeeze=False, figsize=(6.4, 3.3 * len(maps) + 1), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1)
     for (name, orders), pair in zip(maps.items(), axes):
-        for title, y, gold_slots, map_axes in zip(("shown", "random"), *orders, pair):
-            places = range(1, len(y) + 1)
-            ends = (0.5, len(y) + 0.5, len(y) + 0.5, 0.5)  # count from 1, the first line on top
-            map_axes.imshow(y, vmin=0, vmax=1, cmap="Greys", extent=ends)
-            map_axes.plot(gold_slots + 1, places, "rx")  # the gold order
-            map_axes.set_title(f"{name}, {title} order", fontsize=8)
-            map_axes.set(xlabel="slot", ylabel="output position")
-    figure.tight_layout()
+        for title, y, gold_slots, map_axes in zip(("the shown", "a random"), *orders, pair):
+            m = len(y)
+            image = map_axes.imshow(y, vmin=0, vmax=1, cmap="Blues")
+            cross, = map_axes.plot(gold_slots, range(m), "x", color="crimson", markersize=9)
+            letters = [letter.strip() for letter in IDENTIFIERS[:m]]
+            map_axes.set_xticks(range(m), letters)
+            map_axes.set_yticks(range(m), range(1, m + 1))
+            map_axes.set_title(f"{name}\nthe list in {title} order", fontsize=9)
+    for map_axes in axes[-1]:
+        map_axes.set_xlabel("slot, by its letter")
+    for map_axes in axes[:, 0]:
+        map_axes.set_ylabel("output position")
+    figure.colorbar(image, ax=axes, shrink=0.6, label="probability that the letter is written here")
+    figure.legend([cross], ["gold candidate"], loc="outside lower center")
+    figure.suptitle("y of one list in two displayed orders\n(at each output position the gold "
+                    "candidates before it are given)", fontsize=10)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
 
-def draw(folder: Path, figures: dict[str, tuple], maps: dict | None = None) -> None:
-    """Print curves as x:y pairs and, where matplotlib is installed, draw each: folder/NAME.png.
+def draw_line(axes, number: int, name: str, xs, ys) -> None:
+    """One line of a panel, with those of its seeds."""
+    seeds = np.atleast_2d(ys)  # (seeds, points)
+    style = {"color": f"C{number}", "marker": MARKERS[number % len(MARKERS)],
+             "linestyle": DASHES[number % len(DASHES)], "fillstyle": "none"}
+    if name in REFERENCES:
+        style = {"color": REFERENCES[name], "linestyle": ":"}
+    # The later ones lie on top, thinner and smaller: what is under them can be seen.
+    size = 1 / (1 + 0.15 * number)
+    axes.plot(xs, seeds.mean(0), label=name, linewidth=3 * size, markersize=10 * size, **style)
+    if len(seeds) > 1:
+        axes.plot(xs, seeds.T, color=style["color"], linewidth=0.6, alpha=0.5)
 
-    figures: of `curves`; maps: {row: of `output_by_slot`}.
-    """
-    for title, x, y, lines in figures.values():
-        print(f"\n{title} ({x}: {y})")
+
+def draw_curves(pyplot, picture: Picture, path: Path) -> None:
+    n_panels = len(picture.panels)
+    size = {"figsize": (2 + 4.2 * n_panels, 4.8), "layout": "constrained"}
+    figure, panels = pyplot.subplots(1, n_panels, squeeze=False, sharey=True, **size)
+    names = list(dict.fromkeys(name for lines in picture.panels.values() for name in lines))
+    for axes, (title, lines) in zip(panels[0], picture.panels.items()):
         for name, (xs, ys) in lines.items():
-            texts = [f"{at:g}:{value:.3f}" for at, value in zip(xs, np.atleast_2d(ys).mean(0))]
-            print(f"  {name:<28}{' '.join(texts)}")
+            draw_line(axes, names.index(name), name, xs, ys)
+        for name, level in picture.levels.items():
+            axes.axhline(level, color=REFERENCES.get(name, "0.6"), linestyle=":")
+        axes.set(title=title, xlabel=picture.x)
+        if picture.x == "gamma":
+            axes.set_xscale("log")
+    for name, level in picture.levels.items():  # beside the last panel
+        axes.annotate(f"{name} {level:.3g}", (1, level), xycoords=("axes fraction", "data"),
+                      xytext=(4, -3), textcoords="offset points", fontsize=8)
+    panels[0, 0].set_ylabel(picture.y)
+    handles = dict(zip(*reversed(panels[0, 0].get_legend_handles_labels())))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, fontsize=9)
+    if picture.note:
+        panels[0, 0].set_title(picture.note, fontsize=8)
+    figure.suptitle(picture.title)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def print_curves(picture: Picture) -> None:
+    """Curves as x:y pairs, the mean over seeds."""
+    print(f"\n{picture.title} ({picture.x}: {picture.y})")
+    for title, lines in picture.panels.items():
+        for name, (xs, ys) in lines.items():
+            pairs = zip(xs, np.atleast_2d(ys).mean(0))
+            texts = [f"{x if isinstance(x, str) else format(x, '.3g')}:{y:.3f}" for x, y in pairs]
+            label = f"{name}, {title}" if title else name
+            print(f"  {label:<32}{' '.join(texts)}")
+    for name, level in picture.levels.items():
+        print(f"  {name:<32}{level:.3f}")
+    if picture.note:
+        print(f"  {' '.join(picture.note.split())}")
+
+
+def draw(folder: Path, pictures: dict[str, Picture], maps: dict | None = None) -> None:
+    """Print what is to be drawn and, where matplotlib is installed, draw each: folder/NAME.png.
+
+    maps: {title: of `output_by_slot`}.
+    """
+    for picture in pictures.values():
+        print_curves(picture)
     print_maps(maps or {})
     try:
         import_optional("matplotlib", "drawing what stands above").use("agg")
@@ -130,17 +255,9 @@ def draw(folder: Path, figures: dict[str, tuple], maps: dict | None = None) -> N
     folder.mkdir(parents=True, exist_ok=True)
     if maps:
         draw_maps(pyplot, maps, folder / "output_by_slot.png")
-    for file, (title, x, y, lines) in figures.items():
-        _, axes = pyplot.subplots()
-        for name, (xs, ys) in lines.items():
-            seeds = np.atleast_2d(ys)  # (seeds, points)
-            mean_line, = axes.plot(xs, seeds.mean(0), marker="o", label=name)
-            if len(seeds) > 1:  # each of them, thin
-                axes.plot(xs, seeds.T, linewidth=0.5, color=mean_line.get_color())
-        axes.set(title=title, xlabel=x, ylabel=y, xscale="log" if x == "gamma" else "linear")
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves, not over them
-        axes.figure.savefig(folder / f"{file}.png", dpi=100, bbox_inches="tight")
-        pyplot.close(axes.figure)
+    for file, picture in pictures.items():
+        draw_curves(pyplot, picture, folder / f"{file}.png")
+    print(f"\npictures: {folder}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,10 +279,14 @@ def main(arguments: list[str] | None = None) -> dict:
     # Of a row with several seeds, the first one's maps: their mean would show no model's.
     maps = {}
     for row, folders in rows.items():
+        title = row
+        if len(folders) > 1:
+            title += f": seed {configs[folders[0]]['train']['seed']}"
         ranker = rankers_of_run(folders[0], data.ratings.words, data.list_size)["trained"]
-        lists, _n_shortened = fit_histories([most_levels(data.lists)], ranker.encoder)
-        maps[row] = output_by_slot(ranker, *lists)
-    draw(Path(cfg.out), curves(table, rows), maps)
+        lists = fit_histories([most_levels(data.lists)], ranker.encoder)
+        maps[title] = output_by_slot(ranker, *lists)
+    levels = validation_levels(runs[0], data)
+    draw(Path(cfg.out), curves(table, rows, levels), maps)
     return table
 
 

@@ -35,19 +35,19 @@ def with_references(terms: dict[str, Tensor], batch, cfg) -> dict[str, Tensor]:
 # ---- SFT with a soft target over ties ------------------------------------------------------------
 
 def soft_ties_loss(log_probs: Tensor, order: Tensor, ratings: Tensor) -> Tensor:
-    """SFT with a soft target: at each position all items that are tied for it are equally right.
+    """SFT with a soft target: at each position all candidates tied for it are equally right.
 
     Args: log_probs, order as in `sft_loss`; ratings (B, m).
     Returns: (B,), nats per identifier; the same as `sft_loss` where no two ratings are equal.
     Differs from the paper: OURS. `sft_loss` asks for the one order that was drawn for the ties and
         punishes all others, though the user likes them as much. Over the draws both have one mean
-        (given the items before k, each item tied for k is drawn as often), so the expected gradient
-        is the same; but here a position's term hangs only on what was drawn before it. Before
+        (given those before k, each candidate tied for k is drawn as often), so the expected gradient
+        is the same; but here a position's term depends only on what was drawn before it. Before
         candidates' ratings were targets, SFT and SFT + SLL on shuffled orders ended higher with it
         in the demo, ALRO on shown ones did not (results/README.md, "Soft ties").
     """
-    rating_at = ratings.gather(-1, order).unsqueeze(-1)  # (B, m, 1) of the item at gold position k
-    tied = ratings.unsqueeze(-2) == rating_at  # (B, m, m) item i is rated as the gold item at k
+    rating_at = ratings.gather(-1, order).unsqueeze(-1)  # (B, m, 1) that of gold position k
+    tied = ratings.unsqueeze(-2) == rating_at  # (B, m, m) i is rated as gold k
     right = tied & remaining(order)  # (B, m, m)
     # Select, do not multiply: what is not right may have a log-probability of -inf.
     of_right = torch.where(right, log_probs, 0.0).sum(-1)  # (B, m)
@@ -149,7 +149,7 @@ def detached_target_losses(model, batch, cfg) -> dict[str, Tensor]:
 
 def ratings_only_losses(model, batch, cfg) -> dict[str, Tensor]:
     """A control for the list-wise losses: the ratings of history and candidates are the only
-    targets. Such a model is to be read off (--decode ratings); it never learns to answer.
+    targets. Rank with such a model by --decode ratings; it never learns to answer.
     """
     outputs = model_outputs(model, batch, cfg)
     rating_terms = outputs[2]

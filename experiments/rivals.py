@@ -1,4 +1,4 @@
-"""Of the paper: its rivals, all scored on the very same lists as ALRO. None of its method.
+"""The paper's rivals, scored on the same lists as ALRO; nothing of its method is here.
 
     python -m experiments.rivals           popularity, MF, LightGCN, SASRec on the demo's world (data
                                            flags: data.py)
@@ -15,7 +15,7 @@ Fit set: splits.fit[split], all ratings that lie before the lists that are score
 theirs, nor a later one of that user). Grid: the same number of settings for each rival (GRID);
 setting and number of epochs are those best in NDCG@m on *validation* lists, fitted on what lies
 before them; then fitted anew on splits.fit[split]. Prior: b_u and b_i are damped means (3 more
-ratings of 0), vectors start near 0 and pay `l2` for their length, so that an item or a user with
+ratings of 0), vectors start near 0 and `l2` penalises their length, so that an item or a user with
 no rating stays at its prior. Ties: by candidate index, which is random (evaluate.score_ranker).
 
 In comments: U users, I items, N ratings of the fit set, d numbers in a vector.
@@ -32,18 +32,19 @@ from torch import nn
 
 from alro import AlroError, backbone, clean_text, rank_of, token_logits
 from data import (
-    DataConfig, Splits, informative, list_prompt, load, make_encoder, random_slots, split)
+    DataConfig, Splits, informative_lists, list_prompt, make_encoder, random_slots)
 from evaluate import (
-    EvaluationData, ModelRanker, chance_method, check_split, choose_lists, fit_to_model,
+    EvaluationData, ModelRanker, chance_method, fit_to_model,
     ndcg, rankers_of_run, ratings_of, reference_rankers, score_ranker, summary)
 from experiments.compare import (
-    OWN_ROWS, by_group, data_of_runs, differences, named_rows, print_comparison, score_rows)
+    by_group, data_of_runs, differences, load_evaluation, named_rows, print_comparison,
+    score_rows)
 from plumbing.averages import item_mean
 from plumbing.files import Columns
 from plumbing.flags import (
-    check_input, check_minimum, config_from_dict, option, parse_flags, progress, run_script)
-from plumbing.folder import about_runs, check_writable, read_run_config, write_results
-from plumbing.machine import autocast, choose_bf16, pick_device, use_one_thread
+    check_choice, check_input, check_minimum, option, parse_flags, progress, run_script)
+from plumbing.folder import about_runs, check_writable, read_run_config, settings_of_run, write_results
+from plumbing.machine import autocast, set_up_machine
 from plumbing.model import build_model, rating_tokens, tokenise
 from plumbing.tables import text_table
 from train import TrainConfig
@@ -63,7 +64,7 @@ class RivalsConfig:
     embedding: bool = option(True, "fit the rivals without a language model, too")
 
     def __post_init__(self):
-        check_split(self.split)
+        check_choice(self, split=["valid", "test"])
         check_minimum(self, orders=1, limit=1, seed=0)
 
 
@@ -107,7 +108,7 @@ def table(rows: int, width: int) -> nn.Embedding:
 
 
 def squared_loss(users, items, target, l2):
-    """Mean squared error of users · items (n, d) against target (n,), and the vectors' price."""
+    """Mean squared error of users · items (n, d) against target (n,), and the penalty on length."""
     error = (users * items).sum(-1) - target  # (n,)
     length = (users.square() + items.square()).sum(-1)  # (n,)
     return error.square().mean() + l2 * length.mean()
@@ -143,7 +144,7 @@ class MF(FreeVectors):
 class LightGCN(FreeVectors):
     """LightGCN (He et al. 2020): vectors summed over walks of 0..layers steps in the rating graph.
 
-    OURS: an edge weighs what the rating has above mu + b_u + b_i, so that dislike pushes away; and
+    OURS: an edge's weight is the rating less mu + b_u + b_i, so that dislike pushes away; and
     a rating is learned from a graph without it, a tenth of the edges at a time, or its own edge
     would give it away.
     """
@@ -359,7 +360,7 @@ def embedding_rankers(columns: Columns, splits: Splits, split: str, seed: int = 
     count = np.bincount(fitted_items, minlength=len(columns.items))  # (I,)
     rankers = {"popularity": score_ranker(lambda ranking_list: count[ranking_list.items])}
     chosen = {}
-    valid_lists = informative(splits.valid, "validation")
+    valid_lists = informative_lists(splits.valid, "validation")
     before_valid = Fit(columns, splits.fit["valid"])
     before_split = Fit(columns, splits.fit[split])
     for name in RIVALS:
@@ -374,7 +375,7 @@ def embedding_rankers(columns: Columns, splits: Splits, split: str, seed: int = 
 
 
 def told_the_category(data: EvaluationData, damping: float = 5) -> dict:
-    """{name: ranker} that is told each item's category, so that titles are no secret weapon.
+    """{name: ranker} that is told each item's category, as the language model is by titles.
 
     Score: the item's damped mean, and by how much the user's ratings in its category were, on
     average and damped, above their items' means. It can rank new items, by their category alone.
@@ -432,7 +433,7 @@ def bootstrapped(ranker, rounds: int):
 
 
 def rating_prompts(encoder, ranking_list) -> list[str]:
-    """For each candidate, the history and one more line of it, which wants the rating."""
+    """For each candidate, the history and one more line of it, up to where its rating would stand."""
     prompt = list_prompt(encoder.words, ranking_list, ranking_list.shown)
     history = prompt.split("\n")[:1 + len(ranking_list.history)]
     titles = [clean_text(encoder.words.texts[item]) for item in ranking_list.items]
@@ -476,8 +477,8 @@ def point_wise(ranker: ModelRanker, levels: list[float], batch_size: int = 64):
         scores = []
         for start in progress(range(0, len(texts), batch_size), "ranking"):
             scores.append(expected_ratings(texts[start:start + batch_size]))
-        by_item = torch.cat(scores).view(len(lists), -1)  # (N, m)
-        return by_item.argsort(dim=-1, descending=True, stable=True)
+        by_candidate = torch.cat(scores).view(len(lists), -1)  # (N, m)
+        return by_candidate.argsort(dim=-1, descending=True, stable=True)
     return rank
 
 
@@ -500,11 +501,8 @@ def ways_to_rank(folder: str, data: EvaluationData) -> dict:
 
 def untrained_ranker(folder: str, data: EvaluationData) -> ModelRanker:
     """The model that a run began with: a pretrained one then ranks zero-shot."""
-    config = read_run_config(folder)["train"]
-    cfg = config_from_dict(TrainConfig, config, f"{folder}/config.json")
-    device = pick_device()
-    use_one_thread(device, cfg.model)
-    bf16, _why = choose_bf16(cfg.bf16, device, cfg.model)
+    cfg = settings_of_run(folder, "train", TrainConfig)
+    device, bf16, _text = set_up_machine(cfg.model, cfg.bf16)
     model, tokenizer = build_model(cfg, data.ratings.words)
     encoder = make_encoder(model, tokenizer, data.ratings.words, data.list_size)
     return ModelRanker(model.to(device), encoder, bf16=bf16)
@@ -512,15 +510,12 @@ def untrained_ranker(folder: str, data: EvaluationData) -> ModelRanker:
 
 # ---- python -m experiments.rivals ----------------------------------------------------------------
 
-RIVAL_ROWS = OWN_ROWS | {"popularity", "told the genre", "told the category", *RIVALS}
-
-
 def llm_rankers(configs: dict[str, dict], data: EvaluationData, pool: bool):
     """The rows that ask the runs' models: ({name: rankers, one for each seed}, {name: calls})."""
     first = next(iter(configs))
     rankers = {"untrained": [untrained_ranker(first, data)]}
     calls = {"untrained": 1}
-    for row, folders in named_rows(configs, pool, RIVAL_ROWS).items():
+    for row, folders in named_rows(configs, pool).items():
         ways_of_seeds = [ways_to_rank(folder, data) for folder in folders]
         for way, (_ranker, count) in ways_of_seeds[0].items():
             rankers[row + way] = [ways[way][0] for ways in ways_of_seeds]
@@ -531,8 +526,7 @@ def llm_rankers(configs: dict[str, dict], data: EvaluationData, pool: bool):
 def load_lists(configs: dict[str, dict], data_cfg: DataConfig, cfg: RivalsConfig) -> EvaluationData:
     """The runs' own lists, which must be the same for all; without runs, those of the flags."""
     if not configs:
-        ratings = load(data_cfg)
-        return choose_lists(ratings, split(ratings, data_cfg), cfg.split, cfg.limit)
+        return load_evaluation(data_cfg, cfg.split, cfg.limit)
     check_input(data_cfg == DataConfig(), "with runs, their own data are used: give no data flags")
     return data_of_runs(configs, cfg.split, cfg.limit)
 
@@ -541,7 +535,7 @@ def main(arguments: list[str] | None = None) -> dict:
     data_cfg, cfg, runs = parse_flags(arguments, DataConfig, RivalsConfig, positional="runs")
     configs = {folder: read_run_config(folder) for folder in runs}
     if configs:
-        named_rows(configs, cfg.pool, RIVAL_ROWS)  # a clash of names is refused before the work
+        named_rows(configs, cfg.pool)  # what it refuses is refused before the work
     if cfg.out:
         check_writable(Path(cfg.out))
         check_input(not Path(cfg.out, "config.json").exists(),

@@ -114,6 +114,16 @@ def read_dataset(cfg) -> Columns:
     return columns
 
 
+def item_texts(columns: Columns, cfg) -> list[str]:
+    """The title of each item or, where --fields says so, title and category."""
+    if "category" not in cfg.fields:
+        return columns.titles
+    check_input(any(columns.categories),
+                f"--fields {cfg.fields}: the files of {cfg.dataset} name no category")
+    return [f"{title}, {category}" if category else title
+            for title, category in zip(columns.titles, columns.categories)]
+
+
 def tied_times(ratings) -> float:
     """The share of neighbouring ratings of a user that have the same time."""
     neighbours = np.diff(ratings.user) == 0

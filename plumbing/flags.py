@@ -1,6 +1,7 @@
 """Flags from dataclasses, errors in one line, JSON files whole or not at all, a script's frame."""
 import argparse
 import contextlib
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -12,7 +13,6 @@ import shlex
 import subprocess
 import sys
 import textwrap
-from dataclasses import field
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -54,7 +54,7 @@ def one_line_error(what: str):
 
 @contextlib.contextmanager
 def error_at(place: str):
-    """What goes wrong in here is told with the place where it did."""
+    """Errors inside are reported with the place where they happened."""
     try:
         yield
     except AlroError as error:
@@ -81,8 +81,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def to_nowhere(stream) -> None:
-    """What a stream is given from now on is lost: it has failed, and what waits in its buffer would
-    fail again wherever somebody flushes it, at the end of the process at the latest."""
+    """Discard all further output of a stream that has failed: what waits in its buffer would fail
+    again at the next flush, at the end of the process at the latest."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 
@@ -118,6 +118,10 @@ def run_script(main) -> None:
     try:
         with contextlib.redirect_stderr(Unheard(sys.stderr)):
             main()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        to_nowhere(sys.stdout)
     except AlroError as error:
         raise SystemExit(f"error: {error}") from None
     except (RuntimeError, MemoryError) as error:
@@ -136,6 +140,15 @@ def command(*words) -> str:
     return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
 
 
+def next_command(folder: Path, cfg) -> str:
+    """What to run after a run of this configuration (train.TrainConfig), and why."""
+    demo = dataclasses.replace(type(cfg)(), seed=cfg.seed, bf16=cfg.bf16)
+    if cfg == demo:
+        plain = command("train.py", "--alpha", 0, "--beta", 0, "--seed", cfg.seed)
+        return f"Next, plain fine-tuning, to compare: {plain}"
+    return f"Next, three lists in words: {command('evaluate.py', folder, '--show', 3)}"
+
+
 # A bar for what takes a while; in a pipe, a line a minute.
 progress = functools.partial(
     tqdm, delay=2, leave=False, mininterval=0.1 if sys.stderr.isatty() else 60)
@@ -145,7 +158,7 @@ progress = functools.partial(
 
 def option(default, help: str):
     """A dataclass field that is also a command-line flag."""
-    return field(default=default, metadata={"help": help})
+    return dataclasses.field(default=default, metadata={"help": help})
 
 
 def check_minimum(cfg, **minimum) -> None:
@@ -154,6 +167,19 @@ def check_minimum(cfg, **minimum) -> None:
         value = getattr(cfg, name)
         check_input(value is None or least <= value <= 10 ** 9,
                     f"--{name} must be at least {least} and at most 10^9, got {value}")
+
+
+def check_positive(cfg, *names) -> None:
+    for name in names:
+        value = getattr(cfg, name)
+        check_input(0 < value < 1e9, f"--{name} must be positive, below 1e9, got {value}")
+
+
+def check_choice(cfg, **choices) -> None:
+    """Raise AlroError for the first field of cfg that is none of its choices."""
+    for name, known in choices.items():
+        value = getattr(cfg, name)
+        check_input(value in known, f"--{name} must be one of {', '.join(known)}; got {value!r}")
 
 
 def none_or(kind):
@@ -165,11 +191,17 @@ def none_or(kind):
 
 
 def parse_flags(arguments: list[str] | None, *configs, presets: dict | None = None,
-                positional: str | None = None, nargs: str | None = "*") -> list:
+                positional: str | None = None, nargs: str | None = "*",
+                alone: str | None = None) -> list:
     """One object for each dataclass, from the command line; then the positional arguments, if any.
 
-    --preset NAME, where there are presets, changes defaults; flags win. An unknown flag is refused.
+    --preset NAME, where there are presets, changes defaults; flags win. An unknown flag is refused,
+    and so is any flag beside the one that stands `alone`.
     """
+    words = sys.argv[1:] if arguments is None else arguments
+    flags = [word.split("=")[0] for word in words if word.startswith("--")]
+    check_input(alone not in flags or len(flags) == 1,
+                f"{alone} goes on with a run's own configuration and takes no other flag")
     parser = transformers.HfArgumentParser(
         list(configs), allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     hints = {name: kind for config in configs for name, kind in get_type_hints(config).items()}
@@ -188,6 +220,8 @@ def parse_flags(arguments: list[str] | None, *configs, presets: dict | None = No
         arguments, look_for_args_file=False, return_remaining_strings=True)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    for name, value in {name: value for cfg in parsed for name, value in vars(cfg).items()}.items():
+        check_input(value != "", f"--{name} is empty: give a value, or leave the flag out")
     if positional:
         *parsed, others = parsed
         parsed.append(getattr(others, positional))
@@ -209,12 +243,12 @@ def function_named(name: str):
         function = pkgutil.resolve_name(name)
     except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         problem = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
-        raise AlroError(f"--losses {name}: no function is called so ({problem}); for example "
+        raise AlroError(f"--losses {name}: there is no such function ({problem}); for example "
                         "experiments.objectives:soft_ties_losses") from None
     with error_at(f"--losses {name}"):
         known_as = name_of(function)
-    check_input(known_as == name, f"--losses {name}: it calls itself {known_as}, so that the run's "
-                                  "record would name another function: give it a def of its own")
+    check_input(known_as == name, f"--losses {name}: it calls itself {known_as}, so the run's "
+                                  "record would name another: define it with a def of its own")
     parameters = inspect.signature(function).parameters
     check_input(len(parameters) >= 3, f"--losses {name}: a loss function takes (model, batch, cfg), "
                                       f"this one ({', '.join(parameters)})")

@@ -1,7 +1,7 @@
 """A run's folder: everything in it is written and read here (but for loading a model: model.py).
 
-    config.json    how the run came about              model/       the best on validation
-    log.jsonl      a line every some steps             checkpoint/  all that going on needs
+    config.json    what defines the run                model/       the best on validation
+    log.jsonl      a line every 20 steps               checkpoint/  all that resuming needs
     lock           held while a process trains here    eval-*       results of an evaluation
 
 Every file is written whole or not at all: a kill, a full disk or a lost power line leave what was
@@ -9,6 +9,7 @@ there before.
 """
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -29,7 +30,10 @@ from tqdm import tqdm
 
 from alro import AlroError, clean_text
 from plumbing.flags import (
-    check_input, command, one_line_error, read_json, to_nowhere, warn, write_json)
+    check_input, command, config_from_dict, one_line_error, progress, read_json, to_nowhere, warn,
+    write_json)
+from plumbing.machine import hardware
+from plumbing.model import trainable
 
 # ---- Finding and locking it ----------------------------------------------------------------------
 
@@ -53,13 +57,13 @@ def make_run_folder(out: str | None, dataset: str) -> Path:
             continue
 
 
-def lock_folder(folder: Path) -> filelock.BaseFileLock:
+def lock_folder(folder: Path, name: str = "lock", timeout: float = 0) -> filelock.BaseFileLock:
     """Lock the folder while this process lives and keeps what is returned, however it ends.
 
-    Raises: FolderInUse if another process has it locked. Where there are no such locks (some
-    network drives) nothing is guarded.
+    timeout: seconds to wait for another process; -1: until it is done. Raises: FolderInUse if it is
+    not. Where there are no such locks (some network drives) nothing is guarded.
     """
-    lock = filelock.FileLock(folder / "lock", timeout=0, is_singleton=True)
+    lock = filelock.FileLock(folder / name, timeout=timeout, is_singleton=True)
     try:
         lock.acquire()
     except filelock.Timeout:
@@ -82,26 +86,6 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def claim_folder(resume: str | None, out: str | None, dataset: str, team):
-    """(the folder to write into, the same in all processes; the first process's lock on it)."""
-    folder, lock = resume, None
-    if team.process == 0:
-        if resume is None:
-            folder = str(make_run_folder(out, dataset))
-        lock = lock_folder(Path(folder))  # from here on files are written: one process at a time
-        if resume is None:
-            # What a start that came to nothing has left is no run.
-            partial = {*Path(folder).glob("config.json*.partial")}
-            there = sorted(path.name for path in {*Path(folder).iterdir()} - partial)
-            there = [name for name in there if name != "lock"]
-            check_input(not there, f"{folder} holds {there[:1]} already: go on with "
-                                   f"{command('train.py', '--resume', folder)}, or give another "
-                                   "--out")
-            for path in partial:
-                path.unlink()
-    return Path(team.same(folder)), lock
-
-
 def hash_json(content) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -121,12 +105,13 @@ def data_hashes(words, splits) -> dict[str, str]:
 
 CONFIG_FIELDS = {  # what every reader needs
     "data": {"dataset": str, "list_size": int, "fields": str},
-    "train": {"model": str, "seed": int, "candidate_weight": float | int, "bf16": bool | None},
+    "train": {"model": str, "seed": int, "alpha": float | int, "beta": float | int,
+              "display_order": str, "candidate_weight": float | int, "bf16": bool | None},
     "prompt": {"noun": str, "scale": list, "levels": list}}
 
 
-def write_config(folder: Path, origin: dict, data_config: dict, words, hardware: str) -> None:
-    """config.json: all that tells how the run came about.
+def write_config(folder: Path, origin: dict, data_config: dict, words) -> None:
+    """config.json: everything that defines the run.
 
     Args: origin: see `Run`; words: data.PromptWords.
     """
@@ -134,7 +119,7 @@ def write_config(folder: Path, origin: dict, data_config: dict, words, hardware:
     config["prompt"] = {"noun": words.noun, "scale": words.scale, "levels": words.levels}
     config["data_sha256"] = origin["data"]
     config["base_sha256"] = origin["base"]
-    config["hardware"] = hardware
+    config["hardware"] = hardware()
     libraries = (torch, np, transformers)
     config["versions"] = {library.__name__: library.__version__ for library in libraries}
     config["versions"]["python"] = sys.version.split()[0]
@@ -170,18 +155,26 @@ def about_runs(configs) -> dict:
     return about
 
 
-def check_data_of_run(folder: str, config: dict, now: dict[str, str]) -> None:
+def settings_of_run(folder: str, part: str, kind):
+    """The "data" or "train" settings of a run, as the dataclass that they were."""
+    return config_from_dict(kind, read_run_config(folder)[part], f"{folder}/config.json")
+
+
+def check_data_of_run(folder: str, now: dict[str, str]) -> None:
     """Raise AlroError if a run was trained on other data than are there `now` (data_hashes)."""
-    trained_on = config.get("data_sha256")
+    trained_on = read_run_config(folder)["data_sha256"]
     check_input(isinstance(trained_on, dict) and trained_on.keys() == now.keys(),
                 f"{folder}/config.json: data_sha256 must be an object with {', '.join(now)}")
     for part, what in ("lists", "ratings"), ("prompt", "titles"):
         check_input(trained_on[part] == now[part],
                     f"{folder} was trained on other {what} than its dataset's files hold now: "
-                    "bring back those of then, or train anew")
+                    "restore the old files, or train again")
 
 
 # ---- model/ and checkpoint/ ----------------------------------------------------------------------
+
+CHECKPOINT = Path("checkpoint", "state.pt")
+
 
 def save_model(model, tokenizer, folder: Path) -> None:
     """folder/model in Hugging Face format: written beside it, then moved into place."""
@@ -200,16 +193,12 @@ def save_model(model, tokenizer, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def checkpoint_path(folder: Path) -> Path:
-    return folder / "checkpoint" / "state.pt"
-
-
 # ---- log.jsonl -----------------------------------------------------------------------------------
 
 LOG_EVERY = 20  # steps between lines
 # What a line has beside a loss function's values.
 LOG_FIELDS = {"step", "lr", "tokens", "tokens_per_second", "grad_norm", "valid_ndcg", "valid_knows",
-              "log_m", "log_m_factorial_over_m"}
+              "valid_chance", "log_m", "log_m_factorial_over_m"}
 
 
 def read_log(folder: str) -> list[dict]:
@@ -222,10 +211,13 @@ def read_log(folder: str) -> list[dict]:
 def check_losses(values: dict[str, torch.Tensor], n_lists: int) -> None:
     """What a loss function returns must be one number per list: `one_step` takes the mean.
 
-    A mean that is taken before would weigh --grad_accum's parts wrongly, and nobody would see it.
+    A mean taken earlier would weight --grad_accum's parts wrongly, and nobody would notice.
     """
-    names = sorted(values) if isinstance(values, dict) else type(values).__name__
-    check_input("total" in names, f'a loss function must return a dict with a "total", got {names}')
+    kind = type(values).__name__
+    check_input(isinstance(values, dict), f'a loss function must return a dict with "total", the '
+                                          f"loss of each list; this one returns a {kind}")
+    check_input("total" in values, f'a loss function must return "total", the loss of each list; '
+                                   f"this one returns {', '.join(map(str, values))}")
     taken = LOG_FIELDS & values.keys()
     check_input(not taken, f"a loss function must not return {sorted(taken)}: another name")
     for name, value in values.items():
@@ -243,18 +235,18 @@ class TrainingLog:
     def __init__(self, folder: Path | None, list_size: int):
         """folder None: another process writes."""
         self.folder = folder
-        self.pending = []
-        self.restart_clock()
+        self.pending = []  # (step, means of its lists, their ids) since the last line
+        self.start = time.perf_counter()
         # Two levels to compare the SFT loss with: any of the m letters, and the uniform trap.
         self.references = {"log_m": math.log(list_size),
                            "log_m_factorial_over_m": math.lgamma(list_size + 1) / list_size}
 
     def keep_until(self, step: int) -> None:
-        """Leave out the lines after a step: they will be written anew."""
+        """Drop the lines after a step: resuming writes them again."""
         if self.folder is None:
             return
         path = self.folder / "log.jsonl"
-        with one_line_error(f"{path}: cannot be gone on with"):
+        with one_line_error(f"{path}: cannot be resumed from"):
             lines = path.read_text().splitlines(keepends=True) if path.exists() else []
             whole = [line for line in lines if line.endswith("\n")]  # the last may be cut short
             kept = [line for line in whole if json.loads(line)["step"] <= step]
@@ -262,18 +254,17 @@ class TrainingLog:
             partial.write_text("".join(kept))
             os.replace(partial, path)
 
-    def add(self, step: int, means: dict[str, torch.Tensor], list_ids: list[str]) -> None:
-        """means: of the step's lists, by the name of what was measured."""
-        self.pending.append((step, means, list_ids))
-
     def flush(self) -> None:
         """Write a line of means since the last one. Raises: AlroError if a number is not finite."""
         if not self.pending:
             return
-        rows, tokens = [], 0
+        rows, tokens, advice = [], 0, ""
+        if self.folder and (self.folder / CHECKPOINT).exists():
+            advice = "; the last checkpoint is from before"
         for step, means, list_ids in self.pending:
             numbers = {name: float(value) for name, value in means.items()}
-            self.check_finite(step, numbers, list_ids)
+            check_input(all(map(math.isfinite, numbers.values())),
+                        f"step {step}: not finite: {numbers}, lists {list_ids}{advice}")
             tokens += numbers.pop("tokens") * len(list_ids)
             rows.append(numbers)
             check_input(numbers.keys() == rows[0].keys(),
@@ -287,19 +278,8 @@ class TrainingLog:
         line |= self.references
         line["lr"] = rows[-1]["lr"]
         self.pending = []
-        self.restart_clock()
-        self.write(line)
-
-    def check_finite(self, step: int, numbers: dict[str, float], list_ids: list[str]) -> None:
-        advice = ""
-        if self.folder and checkpoint_path(self.folder).exists():
-            advice = "; the last checkpoint is from before"
-        check_input(all(map(math.isfinite, numbers.values())),
-                    f"step {step}: not finite: {numbers}, lists {list_ids}{advice}")
-
-    def restart_clock(self) -> None:
-        """Validating and saving is not training."""
         self.start = time.perf_counter()
+        self.write(line)
 
     def write(self, line: dict) -> None:
         if self.folder:
@@ -322,12 +302,43 @@ def say(text: str) -> None:
             to_nowhere(sys.stdout)
 
 
+def open_run(run_cfg, data_cfg, origin: dict, words, team) -> "Run":
+    """The run in its folder, new or to be gone on with; it is the same in all processes.
+
+    Args: run_cfg: train.RunConfig; data_cfg, words: of data.py; origin: see `Run`.
+    """
+    folder, lock = run_cfg.resume, None
+    if team.process == 0:
+        if run_cfg.resume is None:
+            folder = str(make_run_folder(run_cfg.out, data_cfg.dataset))
+        lock = lock_folder(Path(folder))  # from here on files are written: one process at a time
+        if run_cfg.resume is None:
+            # What a failed start has left behind is not a run.
+            partial = {*Path(folder).glob("config.json*.partial")}
+            there = sorted(path.name for path in {*Path(folder).iterdir()} - partial)
+            there = [name for name in there if name != "lock"]
+            log = Path(folder, "log.jsonl")
+            if {*there} <= {"config.json", log.name} and not (log.exists() and log.read_bytes()):
+                with contextlib.suppress(AlroError):
+                    read_run_config(folder)  # a run's, which ended before it logged a step
+                    there = []
+            check_input(not there, f"{folder} holds {there[:1]} already: go on with "
+                                   f"{command('train.py', '--resume', folder)}, or give another "
+                                   "--out")
+            for path in partial:
+                path.unlink()
+    folder = Path(team.same(folder))
+    if team.process == 0 and run_cfg.resume is None:
+        write_config(folder, origin, dataclasses.asdict(data_cfg), words)
+    return Run(folder, lock, origin, data_cfg.list_size, writes=team.process == 0)
+
+
 class Run:
     """What a training run writes, from the first process alone.
 
     origin: what its weights come from, {"data": hashes of lists and prompts, "losses": name of the
     loss function, "base": hash of the weights under an adapter, "config": of TrainConfig}. A
-    checkpoint of another origin is not gone on with.
+    run never resumes from a checkpoint of another origin.
     """
 
     def __init__(self, folder: Path, lock, origin: dict, list_size: int, writes: bool):
@@ -336,42 +347,59 @@ class Run:
         self.list_size = list_size
         self.log = TrainingLog(folder if writes else None, list_size)
 
-    def say(self, text: str) -> None:
-        if self.writes:
+    def say(self, text: str | None) -> None:
+        if self.writes and text:
             say(text)
+
+    def same_origin(self, path: Path, saved: dict) -> tuple[bool, str]:
+        """Whether a checkpoint has this run's origin; what to say where it has not."""
+        model = self.origin["config"]["model"]
+        words = {"data": "other data", "losses": "another loss function",
+                 "base": f"other weights of {model}, on which the adapter was put",
+                 "config": "another configuration"}
+        differing = [words[name] for name in words if saved[name] != self.origin[name]]
+        return not differing, f"{path} cannot be used: made with {' and '.join(differing)}"
 
     def load_checkpoint(self, state) -> None:
         """Put the checkpoint, if there is one, into the state (train.State).
 
         Raises: AlroError if it is damaged or of another origin.
         """
-        path = checkpoint_path(self.folder)
+        path = self.folder / CHECKPOINT
         if path.exists():
             with one_line_error(f"{path} cannot be used"), torch.no_grad():
                 saved = torch.load(path, map_location=state.device, weights_only=True)
-                check_input(saved.pop("origin") == self.origin,
-                            f"{path} cannot be used: made with other data or another configuration")
-                state.load_state_dict(saved)
+                check_input(*self.same_origin(path, saved.pop("origin")))
+                for name, weight in trainable(state.model).items():
+                    there = saved["weights"][name]
+                    weight.copy_(there.view_as(weight))  # of another shape: an error, no broadcast
+                state.optimizer.load_state_dict(saved["optimizer"])
+                state.scheduler.load_state_dict(saved["scheduler"])
+                state.step, state.best = int(saved["step"]), float(saved["best"])
             self.say(f"resumed at step {state.step}")
         self.log.keep_until(state.step)
 
     def save(self, state) -> None:
-        """checkpoint/state.pt, all that going on needs, whole or not at all."""
+        """checkpoint/state.pt, all that resuming needs, whole or not at all."""
         if not self.writes:
             return
-        path = checkpoint_path(self.folder)
+        content = {"origin": self.origin, "step": state.step, "best": state.best}
+        content["weights"] = trainable(state.model)
+        content["optimizer"] = state.optimizer.state_dict()
+        content["scheduler"] = state.scheduler.state_dict()
+        path = self.folder / CHECKPOINT
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name("state.pt.partial")
         with one_line_error(f"{path.parent}: cannot be written; what was there is whole"):
             with open(partial, "wb") as file:
-                torch.save({**state.state_dict(), "origin": self.origin}, file)
+                torch.save(content, file)
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(partial, path)
 
     def log_step(self, state, means: dict, list_ids: list[str], due: bool) -> None:
-        """Note a step's means; write them every some steps, and before a validation is due."""
-        self.log.add(state.step, means, list_ids)
+        """Note a step's means; write them every LOG_EVERY steps, and before each validation."""
+        self.log.pending.append((state.step, means, list_ids))
         if state.step % LOG_EVERY == 0 or due:
             self.log.flush()
 
@@ -380,15 +408,19 @@ class Run:
 
         In this order: where the log has a validation, model/ is the best until then.
         """
-        is_best = state.is_best(scores["valid_ndcg"])
+        is_best = scores["valid_ndcg"] > state.best
+        state.best = max(state.best, scores["valid_ndcg"])
         if is_best and self.writes:
             save_model(state.model, tokenizer, self.folder)
         self.log.write({"step": state.step, **scores})
         self.save(state)
+        ndcg, chance = scores["valid_ndcg"], scores.get("valid_chance", 0)
+        mark = " (best)" if is_best else ""
+        if ndcg < chance:  # the best so far, perhaps, but nothing to praise
+            mark = f" (below chance, {chance:.4f})"
         knows = f"; knows {scores['valid_knows']:.4f}" if "valid_knows" in scores else ""
-        self.say(f"step {state.step}: validation NDCG@{self.list_size} {scores['valid_ndcg']:.4f}"
-                 f"{' (best)' if is_best else ''}{knows}")
-        self.log.restart_clock()
+        self.say(f"step {state.step}: validation NDCG@{self.list_size} {ndcg:.4f}{mark}{knows}")
+        self.log.start = time.perf_counter()  # validating and saving is not training
 
     def interrupted(self, state) -> None:
         """After Ctrl-C, SIGTERM or a closed terminal, with the step under way finished."""
@@ -398,60 +430,78 @@ class Run:
                          f"{command('train.py', '--resume', self.folder)}")
 
 
-class stop_request:  # noqa: N801 (used as a function: `with stop_request() as stop`)
-    """Inside `with`, Ctrl-C, SIGTERM and SIGHUP only make it true; the second one ends the process.
-    """
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")  # the last: its terminal was closed; not on Windows
 
-    NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last: its terminal was closed; not on Windows
 
-    def __init__(self):
-        self.requested = False
+@contextlib.contextmanager
+def stop_request():
+    """Inside `with`, Ctrl-C, SIGTERM and SIGHUP only add to the list that this gives; the second
+    one ends the process."""
+    requests = []
 
-    def __bool__(self) -> bool:
-        return self.requested
-
-    def handle(self, number: int, _frame) -> None:
-        if self.requested:
+    def handle(number: int, _frame) -> None:
+        if requests:
             sys.exit(128 + number)
-        self.requested = True
+        requests.append(number)
 
-    def __enter__(self) -> "stop_request":
-        numbers = [getattr(signal, name) for name in self.NAMES if hasattr(signal, name)]
-        hangup = getattr(signal, "SIGHUP", None)
-        if hangup and signal.getsignal(hangup) == signal.SIG_IGN:  # nohup: go on without a terminal
-            numbers.remove(hangup)
-        self.previous = {number: signal.signal(number, self.handle) for number in numbers}
-        return self
-
-    def __exit__(self, *_error) -> None:
-        for number, handler in self.previous.items():
+    numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup and signal.getsignal(hangup) == signal.SIG_IGN:  # nohup: go on without a terminal
+        numbers.remove(hangup)
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield requests
+    finally:
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def prefetched(steps, first: int):
-    """steps[first] and on; each is made by a thread while the model works on the one before."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        coming = [pool.submit(steps.__getitem__, step) for step in range(first, len(steps))[:1]]
-        for step in range(first, len(steps)):
-            data = coming.pop().result()
-            if step + 1 < len(steps):
-                coming.append(pool.submit(steps.__getitem__, step + 1))
-            yield data
+def prefetched(make, first: int, end: int, quiet: bool = False):
+    """make(first), ..., make(end - 1), with a bar; a thread makes the next while this is used."""
+    bar = progress(desc="training", initial=first, total=end, disable=quiet)
+    waiting = None
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, bar:
+        for number in range(first, end):
+            following = pool.submit(make, number)
+            if waiting:
+                yield waiting.result()
+                bar.update()
+            waiting = following
+        if waiting:
+            yield waiting.result()
 
 
 # ---- Results of an evaluation --------------------------------------------------------------------
 
-def result_path(folder: Path, result: dict) -> Path:
-    """eval-SPLIT.json; another decoding than the usual one has a file of its own."""
-    decode = result["decode"]
-    suffix = "" if decode == "greedy" else f"-{decode}"
-    return folder / f"eval-{result['split']}{suffix}.json"
+def result_of(methods: dict, intervals: dict, data, calls: dict, about: dict) -> dict:
+    """What eval-SPLIT.json holds (evaluate.summary).
+
+    Args: intervals: {method: {metric: (mean, low, high)}}; data: evaluate.EvaluationData.
+    """
+    rows = {}
+    for name, method in methods.items():
+        row = rows[name] = {}
+        for metric, (mean, low, high) in intervals[name].items():
+            row[metric] = {"mean": mean, "ci95": [low, high]}
+        row["mean_rank_by_slot"] = method["mean_rank_by_slot"]
+        row["llm_calls_per_list"] = calls.get(name, 0)
+        if "by_seed" in method:  # of several runs (experiments/compare.py)
+            row["by_seed"] = method["by_seed"]
+    result = {**about, "split": data.split, "hardware": hardware(), "list_size": data.list_size}
+    result["lists"] = len(getattr(data.splits, data.split))
+    result["informative_lists"] = data.n_informative
+    result["ranked_lists"] = len(data.lists)
+    result["data_sha256"] = data.sha256
+    result["methods"] = rows
+    result["timing"] = {name: {"ms_per_list": method["ms_per_list"]}
+                        for name, method in methods.items()}
+    return result
 
 
 def is_fuller(there: dict, result: dict) -> bool:
-    """Whether the result that is there is of more lists, or of as many in more orders or methods.
+    """Whether the old result has more lists, or as many lists and more orders or methods.
 
-    One of other weights is not, however full: it is out of date.
+    A result of other weights is out of date, however full.
     """
     if there.get("model_sha256") != result.get("model_sha256"):
         return False
@@ -461,9 +511,27 @@ def is_fuller(there: dict, result: dict) -> bool:
     return old_size > size or (old_size == size and more_methods)
 
 
+def result_path(folder: Path, result: dict) -> Path:
+    """eval-SPLIT.json; another decoding than the usual one has a file of its own."""
+    suffix = "" if result["decode"] == "greedy" else f"-{result['decode']}"
+    return folder / f"eval-{result['split']}{suffix}.json"
+
+
 def write_results(folder: Path, result: dict, methods: dict, lists) -> None:
-    """Write eval-SPLIT.json and eval-SPLIT.lists.jsonl; a fuller result that is there stays."""
-    path = result_path(folder, result)
+    """Write eval-SPLIT.json and eval-SPLIT.lists.jsonl; a fuller result that is there stays.
+
+    Of two evaluations that end together one waits for the other. A table never stands beside the
+    lines of another result: killed between the two files, there is no table.
+    """
+    with one_line_error(f"{folder}: cannot be written to"):
+        lock = lock_folder(folder, "eval-lock", timeout=-1)
+    try:
+        replace_results(result_path(folder, result), result, methods, lists)
+    finally:
+        lock.release()
+
+
+def replace_results(path: Path, result: dict, methods: dict, lists) -> None:
     try:
         with one_line_error(f"{path}: no result"):
             there = read_json(path)
@@ -471,23 +539,28 @@ def write_results(folder: Path, result: dict, methods: dict, lists) -> None:
     except AlroError:  # none is there, or a damaged one
         stays = False
     if stays:
-        warn(f"{path} stays, of {there['ranked_lists']} lists in {there['orders']} orders: this "
-             f"result, of {len(lists)} in {result['orders']}, is not kept")
+        warn(f"{path} holds a fuller result ({there['ranked_lists']} lists, {there['orders']} "
+             f"orders): this one ({len(lists)} lists, {result['orders']} orders) is not kept")
         return
     lists_path = path.with_suffix(".lists.jsonl")
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    # The lines come first: where there is a table, there are the lines that it sums up.
+    # The old table goes, the new lines come, then the new table; until all is on the disk, the old
+    # ones stay.
+    new_table = path.with_suffix(f".{os.getpid()}.new")
+    write_json(new_table, result)
     with one_line_error(f"{lists_path}: cannot be written"):
         try:
             write_lines(partial, methods, lists)
+            path.unlink(missing_ok=True)
             os.replace(partial, lists_path)
+            os.replace(new_table, path)
         finally:  # where the disk is full
             partial.unlink(missing_ok=True)
-    write_json(path, result)
+            new_table.unlink(missing_ok=True)
 
 
 def write_lines(path: Path, methods: dict, lists) -> None:
-    """A line of JSON for each method and list: what pairs are compared by."""
+    """A line of JSON for each method and list, for paired comparisons."""
     with open(path, "w") as stream:
         for name, method in methods.items():
             for row, ranking_list in enumerate(lists):
@@ -507,7 +580,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_destinations(folder: str, json_file: str | None) -> None:
-    """Try before the work whether what comes out can be written.
+    """Check before the work that its results can be written.
 
     Raises AlroError for a file that the user named; a run may be read-only, and is then warned of.
     """

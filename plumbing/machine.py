@@ -22,13 +22,6 @@ def hardware() -> str:
     return f"{processor} CPU, {torch.get_num_threads()} threads"
 
 
-def use_one_thread(device: torch.device, model_name: str) -> None:
-    """The tiny model is so small that two threads mostly wait for one another; and one repeats bit
-    for bit. The other core tokenises."""
-    if device.type == "cpu" and model_name == "tiny":
-        torch.set_num_threads(1)
-
-
 def processor_multiplies_bf16() -> bool:
     """Whether this CPU has instructions for bf16 products: AMX, or AVX512-BF16."""
     # Private to torch, so perhaps not there; then no bf16 unless --bf16 asks for it.
@@ -42,7 +35,7 @@ def choose_bf16(requested: bool | None, device: torch.device, model_name: str) -
     if requested is not None:
         return requested, "as --bf16 says"
     if model_name == "tiny":
-        return False, "a tiny model gains nothing, and its numbers stay those of another machine"
+        return False, "bf16 would not speed up a tiny model, and results would differ between machines"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return True, "a GPU that has bf16"
@@ -52,23 +45,29 @@ def choose_bf16(requested: bool | None, device: torch.device, model_name: str) -
     return False, "a processor that does not multiply bf16"
 
 
-def autocast(device: torch.device, bf16: bool):
-    """The context to compute in."""
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-
-
-def describe_device(device: torch.device, bf16: bool, reason: str) -> str:
-    """One line for the start: where the run computes, in which format, and why."""
+def set_up_machine(model_name: str, bf16: bool | None) -> tuple[torch.device, bool, str]:
+    """(device, whether to compute in bf16, a line that says where, in which format, and why)."""
+    device = pick_device()
+    # The tiny model is so small that two threads mostly wait for one another; and one repeats bit
+    # for bit. The other core tokenises.
+    if device.type == "cpu" and model_name == "tiny":
+        torch.set_num_threads(1)
+    bf16, why = choose_bf16(bf16, device, model_name)
     name = str(device)
     if device.type == "cpu":
         name = f"cpu, {torch.get_num_threads()} threads, no CUDA GPU found"
         if torch.backends.mps.is_available():
             name += " (Apple's GPU is not used)"
-    return f"{name}; {'bf16' if bf16 else 'float32'}: {reason}"
+    return device, bf16, f"{name}; {'bf16' if bf16 else 'float32'}: {why}"
+
+
+def autocast(device: torch.device, bf16: bool):
+    """The context to compute in."""
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
 def peak_memory() -> str | None:
-    """What this process has needed of the GPU since it started; None on a CPU."""
+    """One line about the most GPU memory used since the start; None on a CPU."""
     if not torch.cuda.is_available():
         return None
     return f"GPU memory at its peak: {torch.cuda.max_memory_allocated() / 2 ** 30:.1f} GiB"
@@ -91,11 +90,29 @@ class Team(NamedTuple):
         """This process's part of lists that all have: every n-th one."""
         return lists[self.process::self.size]
 
+    def check_shares(self, n_lists: int, batch_size: int) -> None:
+        """Each process needs a list in each step, the smallest one of an epoch included."""
+        smallest_step = n_lists % batch_size or batch_size
+        check_input(smallest_step >= self.size,
+                    f"an epoch's smallest step has {smallest_step} lists for {self.size} "
+                    "processes: another --batch_size")
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over all processes, in place."""
         if self.size > 1:
             torch.distributed.all_reduce(tensor)
         return tensor
+
+    def means(self, parts: list[dict], count: int) -> dict:
+        """{name: the sum over these dicts of tensors and over all processes, divided by count}."""
+        names = list(parts[0])
+        for part in parts:
+            check_input(part.keys() == parts[0].keys(),
+                        f"a loss function must return the same names each time, got {[*part]}")
+        sums = [sum(part[name] for part in parts) for name in names]
+        # One tensor of all, so that several processes exchange it once.
+        means = self.sum(torch.stack(sums)) / count
+        return dict(zip(names, means))
 
     def add_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Make each gradient the sum over all processes."""
@@ -107,22 +124,25 @@ class Team(NamedTuple):
                 self.sum(weight.grad)
 
     def any(self, happened: bool, device: torch.device) -> bool:
-        """Whether it has happened in any process: all must leave a loop at the same step."""
+        """Whether it is true in any process: all must leave a loop at the same step."""
         if self.size == 1:
             return happened
         return self.sum(torch.tensor(float(happened), device=device)).item() > 0
 
     def same(self, value):
-        """What the first process has, in all of them."""
+        """The first process's value, in every process."""
         values = [value]
         if self.size > 1:
             torch.distributed.broadcast_object_list(values)
         return values[0]
 
     def leave(self) -> None:
-        """What ends what `join_processes` began."""
+        """Undo `join_processes`."""
         if self.size > 1:
             torch.distributed.destroy_process_group()
+
+
+ALONE = Team()
 
 
 def join_processes() -> Team:
@@ -135,7 +155,7 @@ def join_processes() -> Team:
     check_input(world.isdecimal() and int(world) > 0,
                 f"the environment says WORLD_SIZE={world!r}, no number of processes: {mend}")
     if int(world) == 1:
-        return Team()
+        return ALONE
     missing = [name for name in TORCHRUN_SETS if not os.environ.get(name)]
     check_input(not missing, f"the environment says WORLD_SIZE={world}, but not "
                              f"{', '.join(missing)}: {mend}")

@@ -4,6 +4,7 @@
     load_run(folder, cfg) -> (model, tokenizer)      of a run that train.py has written
 """
 import bisect
+import dataclasses
 import hashlib
 import itertools
 import math
@@ -106,6 +107,40 @@ def line_end_tokens(prompt: str, offsets) -> list[list[int]]:
     return tokens
 
 
+def check_prompt(encoder, list_id: str, tokens: list[int]) -> None:
+    """Raise AlroError if the tokens of a list's prompt are too many, or a special one among them."""
+    check_input(len(tokens) + encoder.list_size <= encoder.max_length,
+                f"list {list_id!r}: {len(tokens)} tokens, but the model reads "
+                f"{encoder.max_length}: too long; try a smaller --list_size")
+    check_input(encoder.special_tokens.isdisjoint(tokens[encoder.own_tokens:]),
+                f"list {list_id!r}: a title holds a special token")
+
+
+def fit_history(encoder, ranking_list, prompt_of):
+    """The list without the oldest ratings of its history, as many as must go for the model to read
+    its prompt; the list itself where none must.
+
+    Args: encoder: data.Encoder; ranking_list: data.RankingList; prompt_of: its prompt.
+    """
+    # The answer has one token a candidate; as many more, since another display may be longer.
+    room = encoder.max_length - 2 * encoder.list_size
+    history = ranking_list.history
+
+    def less(dropped: int):
+        return dataclasses.replace(ranking_list, history=history[dropped:])
+
+    def fits(dropped: int) -> bool:
+        prompt = prompt_of(less(dropped))
+        if len(prompt.encode()) + encoder.own_tokens <= room:  # a token has at least a byte
+            return True
+        return len(tokenise(encoder.tokenizer, [prompt]).input_ids[0]) <= room
+
+    if not history or fits(0):
+        return ranking_list
+    # By bisection: False .. False True .. True.
+    return less(bisect.bisect_left(range(len(history)), True, key=fits))
+
+
 def pad(rows, value, multiple=1) -> torch.Tensor:
     """(B, T) long, from B lists of numbers, padded on the right; T is a multiple of `multiple`."""
     width = math.ceil(max(map(len, rows)) / multiple) * multiple
@@ -156,9 +191,9 @@ def tiny_model(vocabulary: int, width: int = 64) -> Qwen3ForCausalLM:
         layer 2   an identifier collects the history's ratings of that genre: the user's taste;
         layer 3   the answer reads how each identifier did, and which of them are out already;
         layer 4   room for comparing them.
-    That is what such a model can do, no finding about what this one does. Queries and keys are
-    normalised (Qwen3's difference from Llama): larger rates stay safe. Of deviation 0.1, not 0.02:
-    so small a model then leaves the uniform trap far earlier.
+    This is what such a model could do; what this one does was not studied. Queries and keys are
+    normalised (Qwen3's difference from Llama): larger rates stay safe. Weights are drawn with
+    deviation 0.1, not 0.02: so small a model then leaves the uniform trap far earlier.
     """
     shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 4}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": width // 4}
@@ -169,8 +204,16 @@ def tiny_model(vocabulary: int, width: int = 64) -> Qwen3ForCausalLM:
 
 # ---- A pretrained model --------------------------------------------------------------------------
 
+def check_is_there(name: str, what: str = "--model") -> None:
+    """Refuse a folder that is gone by name: asked of the Hugging Face Hub, it would be a matter of
+    the connection. What may be an id there, "owner/name", passes."""
+    is_path = Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1
+    check_input(Path(name).exists() or not is_path, f"{what} {name}: there is no such folder")
+
+
 def load_tokenizer(name: str):
     """The tokenizer of a Hugging Face id or folder; no remote code."""
+    check_is_there(name)
     with one_line_error(f"--model {name}: no tokenizer there"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     limit = tokenizer.model_max_length
@@ -189,6 +232,8 @@ def load_model(name: str, dtype: torch.dtype = torch.float32):
     with one_line_error(f"--model {name}: cannot be loaded"):
         if is_adapter(name):
             peft = import_optional("peft", "a LoRA adapter")
+            base = peft.PeftConfig.from_pretrained(name).base_model_name_or_path
+            check_is_there(base, f"{name} is an adapter on the model in")
             model = peft.AutoPeftModelForCausalLM.from_pretrained(name, **options)
         else:
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -201,8 +246,8 @@ def load_model(name: str, dtype: torch.dtype = torch.float32):
 
 
 def dtype_beside_adapter(requested_bf16: bool | None) -> torch.dtype:
-    """Of the weights that a LoRA adapter is put on: no step changes them, so where a GPU computes
-    in bf16 they need no float32 copy, neither in training nor afterwards."""
+    """Number format of the weights under a LoRA adapter: no step changes them, so where a GPU
+    computes in bf16 they need no float32 copy."""
     device = pick_device()
     bf16, _why = choose_bf16(requested_bf16, device, "pretrained")
     return torch.bfloat16 if bf16 and device.type == "cuda" else torch.float32
@@ -300,8 +345,8 @@ def trainable(model) -> dict[str, torch.nn.Parameter]:
 def load_run(folder: str, config: dict):
     """(model, tokenizer) of a run: the weights that were best on validation.
 
-    Args: config: the run's config.json. Raises: AlroError if the weights under an adapter are
-        others than those of then.
+    Args: config: the run's config.json. Raises: AlroError if the weights under its adapter
+        have changed since.
     """
     name = str(Path(folder, "model"))
     check_input(Path(name).is_dir(),
@@ -312,7 +357,7 @@ def load_run(folder: str, config: dict):
     model = load_model(name, dtype)
     check_input(sha256_of_base(model) == config["base_sha256"],
                 f"{folder}: the weights of {config['train']['model']}, which its adapter was "
-                "trained on, have changed since: bring back those of then, or train anew")
+                "trained on, have changed since: restore the old ones, or train again")
     return model.to(pick_device()), load_tokenizer(name)
 
 

@@ -6,11 +6,13 @@ import numpy as np
 from alro import IDENTIFIERS
 
 FEW_STEPS = 80  # no run of results/ has left the uniform trap before
+FEW_TRAINING_LISTS, DEMO_LISTS = 2000, 7973  # GUESS: a quarter; what the demo learns from
+FEW_LISTS = 30  # GUESS: an interval of fewer is surer than they are
 
 
 def describe_start(data_cfg, cfg, job, device_text: str, losses_name: str) -> str:
     """What a person wants to know before the first step; cfg: train.TrainConfig, job: train.Job."""
-    m, steps, columns = data_cfg.list_size, len(job.steps), job.ratings.columns
+    m, steps, columns = data_cfg.list_size, job.steps.total, job.ratings.columns
     n_trained = sum(weight.numel() for weight in job.model.parameters() if weight.requires_grad)
     counts = "".join(f"; {name}: {count}" for name, count in columns.counts.items())
     lines = [f"{data_cfg.dataset}: {len(job.steps.lists)} training lists of {m} with two different "
@@ -25,15 +27,19 @@ def describe_start(data_cfg, cfg, job, device_text: str, losses_name: str) -> st
     passes = steps * cfg.batch_size / len(job.steps.lists)
     lines.append(f"{steps} steps of {cfg.batch_size} lists ({passes:.1f} passes over them), "
                  f"validated on {len(job.valid_lists)}; every setting is in config.json")
-    trap = (f"levels of SFT: log(m) = {math.log(m):.3f}, any of the m letters; log(m!)/m = "
-            f"{math.lgamma(m + 1) / m:.3f}, the uniform trap: no repeats, and no idea")
+    trap = (f"compare the SFT loss with log(m) = {math.log(m):.3f}, any of the m letters, and "
+            f"log(m!)/m = {math.lgamma(m + 1) / m:.3f}, the uniform trap: any of those not yet out")
     if cfg.display_order == "shown":
-        trap += "; on shown orders copying the display goes below it"
+        trap += "; copying the shown order goes below it"
     lines.append(trap)
     if cfg.candidate_weight > 0 and len(job.encoder.levels) == 0:
         levels = ", ".join(f"{level:g}" for level in job.ratings.words.levels)
         lines.append(f"note: no single token of this tokenizer tells the ratings {levels} apart: "
                      "the candidates' are no targets, and what the model knows cannot be read off")
+    if len(job.steps.lists) < FEW_TRAINING_LISTS:
+        lines.append(f"note: {len(job.steps.lists)} training lists are few (the demo has "
+                     f"{DEMO_LISTS:,}): in {passes:.0f} passes they may be learned by heart, and "
+                     "no more")
     if steps < FEW_STEPS:
         lines.append(f"note: {steps} steps are too few to leave the uniform trap; expect about "
                      "chance (see --steps, --epochs)")
@@ -92,13 +98,34 @@ def text_table(result: dict) -> str:
         row["ms/list"] = f"{result['timing'][name]['ms_per_list']:.1f}"
         if "oracle" in methods:
             row["gap closed"] = f"{gap_closed(result, name):.2f}"
-    return (f"{result['ranked_lists']} {result['split']} lists of {result['list_size']} in {result['orders']} random "
-            f"orders; {result['dataset']}, {result['model']}, seed {result['seed']}, "
-            f"{result['hardware']}\n{columns_of_text(rows, 12)}")
+    head = (f"{result['ranked_lists']} {result['split']} lists of {result['list_size']} in "
+            f"{result['orders']} random orders; {result['dataset']}, {result['model']}, seed "
+            f"{result['seed']}, {result['hardware']}")
+    return "\n".join([head, columns_of_text(rows, 12), *notes_on(result)])
+
+
+def notes_on(result: dict) -> list[str]:
+    """What in a table would else mislead."""
+    notes, methods = [], result["methods"]
+    if result["ranked_lists"] < FEW_LISTS:
+        notes.append(f"note: so few lists ({result['ranked_lists']}) tell next to nothing, whatever "
+                     f"the intervals say: rank {FEW_LISTS} or more")
+    in_shown_order = {}
+    if "oracle" in methods:
+        shown = f"{ndcg_metrics(result)[-1]}_shown"
+        in_shown_order = {name: method[shown]["mean"] for name, method in methods.items()
+                          if shown in method}
+    if max(in_shown_order.values(), default=0) > in_shown_order.get("oracle", 0):
+        notes.append("note: above the oracle in the shown order? That order is made from the very "
+                     "ratings that are scored, plus noise: it tells of the noise in the ratings, "
+                     "which the oracle does not know")
+    return notes
 
 
 def in_plain_words(result: dict, row: str = "trained") -> str:
     """What a table shows of one method, for a person; the words are chosen by the numbers."""
+    if result["ranked_lists"] < FEW_LISTS:
+        return "So few lists do not tell what it has learned."
     sentences = [what_it_learned(result, row)]
     if "agreement" in result["methods"][row]:  # of two displays or more
         sentences.append(what_sways_it(result, row))
@@ -132,9 +159,9 @@ def what_sways_it(result: dict, row: str) -> str:
     if agreement >= 0.75:
         swayed = "Displayed in another order, a list is ranked much the same"
     elif agreement >= 0.3:
-        swayed = "Displayed in another order, a list is in part ranked otherwise"
+        swayed = "Displayed in another order, a list is partly ranked differently"
     else:
-        swayed = "The ranking goes by the order in which the candidates are displayed"
+        swayed = "The ranking follows the order in which the candidates are displayed"
     _low, high = method[metric]["ci95"]
     if agreement < 0.75 and shown > high:
         swayed += f", and in the order that a retriever shows this earns {shown:.3f}"
@@ -149,11 +176,13 @@ def what_it_knows(result: dict, row: str) -> str:
     if low > says:
         known = "It knows more than it says"
     elif high < says:
-        known = "It says more than can be read off"
+        known = "It says more than its expected ratings know"
+    elif low <= result["methods"]["chance"][metric]["mean"]:
+        known = "It knows no more than it says"
     else:
         known = "It says what it knows"
-    known += ("; sorted by the rating that it expects at the end of each candidate's line, the same "
-              f"displays are ranked at {knows[metric]['mean']:.3f}")
+    known += ("; sorted by the rating it expects for each candidate, the same "
+              f"lists reach {knows[metric]['mean']:.3f}")
     if "oracle" in result["methods"]:
         known += f", {gap_closed(result, 'knows'):.0%} of the gap"
     if "agreement" in knows:
@@ -188,9 +217,9 @@ def in_words(data, method: dict, row: int) -> str:
     lines = [f"list {ranking_list.list_id}; history: {'; '.join(history)}",
              "predicted order      rating (best possible)  shown as"]
     best = sorted(ranking_list.ratings, reverse=True)
-    for rank, item in enumerate(order, 1):
-        title = titles[ranking_list.items[item]]
-        rating = ranking_list.ratings[item]
-        letter = IDENTIFIERS[slots.index(item)]
+    for rank, candidate in enumerate(order, 1):
+        title = titles[ranking_list.items[candidate]]
+        rating = ranking_list.ratings[candidate]
+        letter = IDENTIFIERS[slots.index(candidate)]
         lines.append(f"{rank:2d}. {title:<28.28} {rating:g} ({best[rank - 1]:g})  {letter}")
     return "\n".join(lines)

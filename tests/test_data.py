@@ -20,6 +20,7 @@ from worlds import (
 
 import alro
 import data
+import plumbing.model
 from data import DataConfig
 from experiments import describe
 from plumbing.folder import sha256
@@ -318,9 +319,9 @@ def length_of(encoder, ranking_list):
 
 
 @pytest.mark.parametrize("tokenizer", [WORDS, BYTES], ids=["word", "byte"])
-def test_long_histories_lose_their_oldest_ratings(tokenizer):
+def test_long_histories_lose_their_oldest_ratings(tokenizer, capsys):
     """The newest ratings stay, as many as fit, and every candidate; a list that fits is left as it is; how many were
-    cut is returned. What comes out can be encoded, in any displayed order, with its answer."""
+    cut is told. What comes out can be encoded, in any displayed order, with its answer."""
     m, one = 6, list_of(8)
     encoder = encoder_of(tokenizer, TITLES_OF_800, m)
     lines = data.list_prompt(encoder.words, one, one.shown).split("\n")
@@ -329,11 +330,11 @@ def test_long_histories_lose_their_oldest_ratings(tokenizer):
         length = len(tokenise(tokenizer, [text]).input_ids[0])
         for spare in (0, 1):  # one token short, and the next rating goes, too
             encoder.max_length = length + 2 * m - spare  # an answer, and as much for other displays
-            fitting, n_shortened = data.fit_histories([one, list_of(0)], encoder)
+            fitting = data.fit_histories([one, list_of(0)], encoder, "training")
             cut = fitting[0]
             left = max(0, kept - spare)
             assert cut == dataclasses.replace(one, history=one.history[8 - left:]) and fitting[1] == list_of(0)
-            assert n_shortened == (left < 8)
+            assert ("1 of 2 training lists lost their oldest" in capsys.readouterr().err) == (left < 8)
             assert (cut is one) == (left == 8)
             for slots in one.shown, one.shown[::-1], [2, 0, 5, 1, 3, 4]:
                 batch = encoder.encode([cut], [slots], torch.tensor([range(m)]))
@@ -356,8 +357,7 @@ def test_no_history_is_cut_more_than_it_must_be(histories, more, tokenizer):
         while length_of(encoder, one) > room:
             one = dataclasses.replace(one, history=one.history[1:])
         expected.append(one)
-    cut = sum(one != full for one, full in zip(expected, lists))
-    assert data.fit_histories(lists, encoder) == (expected, cut)
+    assert data.fit_histories(lists, encoder) == expected
 
 
 def test_what_does_not_fit_without_history_is_an_error():
@@ -365,9 +365,9 @@ def test_what_does_not_fit_without_history_is_an_error():
     m, one = 6, list_of(8)
     encoder = encoder_of(WORDS, TITLES_OF_800, m)
     encoder.max_length = length_of(encoder, list_of(0)) + m - 1
-    lists, n_shortened = data.fit_histories([one], encoder)
-    assert lists == [list_of(0)] and n_shortened == 1
-    assert data.fit_histories([list_of(0)], encoder) == ([list_of(0)], 0)  # nothing left to cut
+    lists = data.fit_histories([one], encoder)
+    assert lists == [list_of(0)]
+    assert data.fit_histories([list_of(0)], encoder) == [list_of(0)]  # nothing left to cut
     for unfit in one, list_of(0):
         with refused("7/x.*--list_size"):
             encoder.encode([unfit], [unfit.shown])
@@ -387,12 +387,12 @@ def test_long_histories_are_cut_in_a_few_tokenisations(monkeypatch, tokenizer, k
     def counted(tokenizer, texts, **options):
         seen.extend(texts)
         return tokenise(tokenizer, texts, **options)
-    monkeypatch.setattr(data, "tokenise", counted)
-    assert data.fit_histories([one], encoder) == ([newest], kept < 800)
+    monkeypatch.setattr(plumbing.model, "tokenise", counted)
+    assert data.fit_histories([one], encoder) == [newest]
     assert len(seen) <= 12  # 2^10 > 800; the whole, and the ends
     seen.clear()
     encoder.max_length = 10 ** 6
-    assert data.fit_histories([one] * 5, encoder) == ([one] * 5, 0) and not seen
+    assert data.fit_histories([one] * 5, encoder) == [one] * 5 and not seen
 
 
 # ---- python data.py, python -m experiments.describe -----------------------------------------------------------------
@@ -445,8 +445,8 @@ def test_nothing_to_rank_is_an_error(tmp_path):
         with refused("list_size"):
             main(["--dataset", "csv", "--data_path", str(write(tmp_path, "csv"))])
     good, dull = (data.RankingList("x", 0, [], [0, 1], [3.0, r], [0, 1]) for r in (4.0, 3.0))
-    assert data.informative([dull, good], "test") == [good]
+    assert data.informative_lists([dull, good], "test") == [good]
     with refused("no test list"):
-        data.informative([dull], "test")
+        data.informative_lists([dull], "test")
     with refused(re.escape(str(tmp_path))):
         load_tokenizer(str(tmp_path))

@@ -17,7 +17,7 @@ import data
 import evaluate
 import train
 from experiments import compare, figures
-from plumbing import averages
+from plumbing import averages, tables
 
 rated = st.lists(st.integers(0, 10).map(lambda r: r / 2), min_size=2, max_size=6)
 
@@ -83,7 +83,7 @@ def test_score_method_on_rankers_whose_answers_are_known():
     """A ranker that copies the display, and one that knows the ratings: NDCG, agreement, flips, slot curve of each."""
     cfg = data.DataConfig()
     ratings = data.load(cfg, n_users=300)
-    lists = data.informative(data.split(ratings, cfg).test, "test")
+    lists = data.informative_lists(data.split(ratings, cfg).test, "test")
     copy = evaluate.score_method(lambda lists, slots: torch.tensor(slots), lists, orders=3)
     ideal = evaluate.score_method(evaluate.score_ranker(lambda one: np.array(one.ratings)), lists, orders=3)
     chance = evaluate.chance_method(lists)
@@ -154,29 +154,15 @@ def test_evaluate_writes_the_files_of_the_design(two_runs, capsys):
     assert "gap closed" in printed and "predicted order" in printed
 
 
+def test_the_demo_has_as_many_training_lists_as_is_said():
+    data_cfg = data.DataConfig()
+    splits = data.split(data.load(data_cfg), data_cfg)
+    assert len(data.informative_lists(splits.train, "training")) == tables.DEMO_LISTS
+
+
 def test_runs_on_different_lists_are_not_compared(two_runs):
     with refused("differ"):
         compare.main([str(two_runs / "one"), str(two_runs / "other"), "--limit", "3"])
-
-
-@pytest.mark.parametrize("name", ["chance", "untrained", "trained", "knows", "item mean", "retriever", "oracle"])
-def test_a_run_named_like_a_row_of_the_table_is_refused(two_runs, tmp_path, monkeypatch, name):
-    """It would be that row, or that row it; also where it only gets that name beside another run."""
-    shutil.copytree(two_runs / "one", tmp_path / name, ignore=shutil.ignore_patterns("eval-*"))
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(tmp_path / name, tmp_path / "other")
-    for folders in [name], [str(tmp_path / name), "other"]:
-        with refused(f"another row.*{name}"):
-            compare.main([*folders, "--limit", "2", "--orders", "1"])
-    assert not list((tmp_path / name).glob("eval-*"))
-
-
-def test_a_run_named_like_what_another_run_knows_is_refused(two_runs, tmp_path):
-    """Of a run "one" a table has a row "one, knows", too."""
-    for name in "one", "one, knows":
-        shutil.copytree(two_runs / "one", tmp_path / name, ignore=shutil.ignore_patterns("eval-*"))
-    with refused("another row.*one, knows"):
-        compare.main([str(tmp_path / "one"), str(tmp_path / "one, knows"), "--limit", "2", "--orders", "1"])
 
 
 def test_the_same_run_twice_differs_by_nothing(two_runs, few_draws, tmp_path, capsys):
@@ -187,10 +173,12 @@ def test_the_same_run_twice_differs_by_nothing(two_runs, few_draws, tmp_path, ca
         shutil.copytree(two_runs / "one", folder, ignore=shutil.ignore_patterns("eval-*"))
     table = compare.main([*folders, "--limit", "5", "--orders", "2", "--json", str(tmp_path / "table.json")])
     printed = capsys.readouterr().out
-    assert list(table["methods"])[:5] == ["chance", "one", "one, knows", "copy", "copy, knows"]
-    for pair, own in ("copy - one", "one"), ("copy, knows - one", "one, knows - one"):
-        line = next(line for line in printed.splitlines() if line.startswith(f"{pair}: "))
-        if own == "one":
+    one, copy = (f"ALRO, shown, seed 0, in {folder}" for folder in folders)
+    assert f"{one}: {folders[0]}" in printed
+    assert list(table["methods"])[:5] == ["chance", one, f"{one}, knows", copy, f"{copy}, knows"]
+    for pair, own in (f"{copy} - {one}", one), (f"{copy}, knows - {one}", f"{one}, knows - {one}"):
+        line = next(line for line in printed.splitlines() if line.startswith(f"{pair} (one training each): "))
+        if own == one:
             assert "ndcg@6 +0.0000 [+0.0000, +0.0000]" in line
         else:  # it knows what it knows in the other folder
             assert table["differences"][pair] == table["differences"][own]
@@ -198,7 +186,7 @@ def test_the_same_run_twice_differs_by_nothing(two_runs, few_draws, tmp_path, ca
     drawn = figures.main([*folders, "--limit", "5", "--orders", "2", "--out", str(tmp_path / "figures")])
     printed = capsys.readouterr().out
     assert {**drawn, "timing": 0} == {**table, "timing": 0}
-    assert "displayed slot" in printed and "  gold position 6  " in printed
+    assert "Is a slot favoured?" in printed and "  gold position 6  " in printed
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -207,8 +195,8 @@ def test_curves_are_printed_and_drawn_where_matplotlib_is_installed(tmp_path, ca
         pytest.importorskip("matplotlib")
     else:
         monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it then raises ImportError
-    drawn = {"one": ("Title", "gamma", "soft rank", {"line": ([0.3, 1], [2.5, 1.25])}),
-             "two": ("Title", "step", "NDCG", {"line": ([1, 2], [0.5, 0.75])})}
+    drawn = {"one": figures.Picture("Title", "gamma", "soft rank", {"": {"line": ([0.3, 1], [2.5, 1.25])}}),
+             "two": figures.Picture("Title", "step", "NDCG", {"": {"line": ([1, 2], [0.5, 0.75])}})}
     figures.draw(tmp_path / "figures", drawn)
     printed = capsys.readouterr().out
     assert "0.3:2.500 1:1.250" in printed and "1:0.500 2:0.750" in printed

@@ -14,7 +14,7 @@ import evaluate
 from experiments import compare, figures, rivals
 from plumbing.averages import item_mean as damped_mean
 from plumbing.files import Columns
-from plumbing.tables import in_plain_words
+from plumbing.tables import FEW_LISTS, in_plain_words, notes_on
 
 
 # ---- In plain words ------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ def table(trained, shown, agreement, item_mean=0.85, chance=0.80, oracle=0.98, h
                "trained": row(trained, **{"ndcg@6_shown": shown, "agreement": agreement})}
     if oracle is not None:
         methods["oracle"] = row(oracle)
-    return {"list_size": 6, "methods": methods}
+    return {"list_size": 6, "ranked_lists": 300, "methods": methods}
 
 
 def test_a_table_at_chance_reads_otherwise_than_a_good_one():
@@ -37,12 +37,12 @@ def test_a_table_at_chance_reads_otherwise_than_a_good_one():
     assert "ranked much the same (agreement 0.83)" in good and "better than the item mean (0.850)" in good
     chance = in_plain_words(table(trained=0.803, shown=0.795, agreement=0.02))
     assert "no better than chance" in chance and "gap" not in chance and "much the same" not in chance
-    assert "worse than the item mean" in chance and "goes by the order" in chance
+    assert "worse than the item mean" in chance and "follows the order" in chance
 
 
 def test_a_model_that_copies_what_it_is_shown_is_said_to():
     copying = in_plain_words(table(trained=0.803, shown=0.950, agreement=0.004))
-    assert "no better than chance" in copying and "goes by the order in which" in copying
+    assert "no better than chance" in copying and "follows the order in which" in copying
     assert "in the order that a retriever shows this earns 0.950" in copying
 
 
@@ -51,17 +51,18 @@ def test_a_model_that_ranks_upside_down_is_said_to():
     assert "worse than chance" in in_plain_words(table(trained=0.70, shown=0.70, agreement=0.9))
 
 
-@pytest.mark.parametrize("agreement, words", [(0.75, "much the same"), (0.74, "in part"), (0.3, "in part"),
-                                              (0.29, "goes by the order"), (-0.5, "goes by the order")])
+@pytest.mark.parametrize("agreement, words", [(0.75, "much the same"), (0.74, "partly"), (0.3, "partly"),
+                                              (0.29, "follows the order"), (-0.5, "follows the order")])
 def test_agreement_chooses_the_words(agreement, words):
     assert words in in_plain_words(table(trained=0.9, shown=0.9, agreement=agreement))
 
 
 @pytest.mark.parametrize("knows, words", [
     (0.95, "It knows more than it says"), (0.905, "It says what it knows"),
-    (0.85, "It says more than can be read off")])
+    (0.85, "It says more than its expected ratings know"), (0.8, "It knows no more than it says")])
 def test_what_it_knows_is_told_beside_what_it_says(knows, words):
-    result = table(trained=0.9, shown=0.9, agreement=0.9)
+    says = 0.805 if knows == 0.8 else 0.9  # both no better than chance
+    result = table(trained=says, shown=says, agreement=0.9)
     assert "sorted by the rating" not in in_plain_words(result)
     interval = [knows - 0.01, knows + 0.01]
     result["methods"]["knows"] = {"ndcg@6": {"mean": knows, "ci95": interval}, "agreement": {"mean": 0.71}}
@@ -83,6 +84,28 @@ def test_without_an_oracle_or_a_second_order_there_are_fewer_words():
     result["methods"]["runs/a"] = result["methods"].pop("trained")
     words = in_plain_words(result, "runs/a")
     assert "gap" not in words and "agreement" not in words and words.count(". ") == 1
+
+
+def test_few_lists_are_said_to_tell_nothing():
+    """Of one list the interval has no width: "worse than chance: something is wrong", once."""
+    result = table(trained=0.70, shown=0.70, agreement=0.9, half=0.0)
+    real = table(0.7, 0.7, 0.9, oracle=None)["methods"]
+    for count, few in ((1, True), (FEW_LISTS - 1, True), (FEW_LISTS, False)):
+        result["ranked_lists"] = count
+        assert ("worse than chance" in in_plain_words(result)) != few
+        assert ("So few lists do not tell" in in_plain_words(result)) == few
+        assert any("tell next to nothing" in note for note in notes_on({**result, "methods": real})) == few
+
+
+def test_a_row_above_the_oracle_in_the_shown_order_is_explained():
+    def with_shown(shown):
+        interval = {"mean": 0.98, "ci95": [0.98, 0.98]}
+        rows = {name: {"ndcg@6": interval, "ndcg@6_shown": {"mean": value}}
+                for name, value in (("chance", 0.8), ("trained", shown), ("oracle", 0.98))}
+        return {"ranked_lists": 300, "methods": rows}
+    note, = notes_on(with_shown(0.985))
+    assert "noise in the ratings, which the oracle does not know" in note
+    assert notes_on(with_shown(0.975)) == []
 
 
 # ---- Groups of lists, and the rival that is told the genre ---------------------------------------
@@ -170,7 +193,7 @@ def test_without_categories_there_is_no_such_rival():
 
 def test_y_by_slot_says_where_the_model_looks_and_where_it_should(small_world, demo_straight):
     """Each output position's probabilities add to 1; by slot they are the candidates'; gold: the best-rated's slot."""
-    evaluation_data = evaluate.load_evaluation(data.DataConfig(), "test")
+    evaluation_data = compare.load_evaluation(data.DataConfig(), "test")
     ranker = evaluate.rankers_of_run(str(demo_straight), evaluation_data.ratings.words, 6)["trained"]
     ranking_list = figures.most_levels(evaluation_data.lists)
     assert len(set(ranking_list.ratings)) == max(len(set(one.ratings)) for one in evaluation_data.lists)
@@ -206,13 +229,36 @@ def test_figures_hold_a_line_for_each_seed_and_two_maps_for_each_row(
     figures.main([str(tmp_path / "seed0"), str(tmp_path / "seed1"), "--pool", "True", "--limit", "3", "--orders", "1",
                   "--out", str(tmp_path / "figures")])
     printed = capsys.readouterr().out
-    assert "4:0.600 8:0.800" in printed and "seed0 +1 seeds, shown order: y by slot" in printed
+    assert "4:0.600 8:0.800" in printed and "ALRO, shown, 2 seeds: seed 0, shown order: y by slot" in printed
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
         "learning_curves.png", "output_by_slot.png", "slot_curve.png", "soft_rank.png"]
     maps, _, learning, _ = drawn
     assert len([axes for axes in maps.axes if axes.images]) == 2
-    lines = sorted(tuple(line.get_ydata()) for line in learning.axes[0].lines)
+    lines = sorted(tuple(line.get_ydata()) for line in learning.axes[0].lines[:3])
     assert np.allclose(lines, [(0.5, 0.7), (0.6, 0.8), (0.7, 0.9)])
+    texts = [text.get_text()[:6] for text in learning.axes[0].texts]
+    assert texts == ["chance", "oracle"]
+    keys = [text.get_text() for text in maps.legends[0].get_texts()]
+    assert keys == ["gold candidate"] and "probability" in maps.axes[-1].get_ylabel()
+    assert [label.get_text() for label in maps.axes[0].get_xticklabels()] == [*"ABCDEF"]
+    assert [label.get_text() for label in maps.axes[0].get_yticklabels()] == [*"123456"]
+
+
+def test_lines_that_coincide_are_told_apart_and_what_it_knows_has_a_panel(tmp_path, monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    for name, knows in (("a", {"valid_knows": 0.6}), ("b", {})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.jsonl").write_text("".join(
+            json.dumps({"step": step, "valid_ndcg": 0.5, **knows}) + "\n" for step in (4, 8)))
+    rows = {name: [str(tmp_path / name)] for name in "ab"}
+    drawn = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+    figures.draw(tmp_path / "out", {"learning": figures.learning_picture(rows, {"chance": 0.4})})
+    says, knows = drawn[0].axes
+    assert (says.get_title(), knows.get_title()) == ("what it says", "what it knows")
+    styles = [(line.get_marker(), line.get_linestyle()) for line in says.lines[:2]]
+    assert len({*styles}) == 2 and len({style[0] for style in styles}) == 2
+    assert [line.get_label() for line in knows.lines[:1]] == ["a"] and len(knows.lines) == 2
 
 
 def test_seeds_that_stopped_early_are_drawn_as_far_as_all_went(tmp_path):
@@ -227,7 +273,7 @@ def test_seeds_that_stopped_early_are_drawn_as_far_as_all_went(tmp_path):
 def test_lists_that_lost_history_are_reported(
         small_world, few_draws, demo_straight, tmp_path, monkeypatch, capsys):
     """In evaluation, too, whichever script ranks: how many, and what the model reads."""
-    evaluation_data = evaluate.load_evaluation(data.DataConfig(), "test", 5)
+    evaluation_data = compare.load_evaluation(data.DataConfig(), "test", 5)
     ranker = evaluate.rankers_of_run(str(demo_straight), evaluation_data.ratings.words, 6)["trained"]
     lists = evaluation_data.lists
     slots = [one.shown for one in lists]
@@ -253,14 +299,57 @@ def test_lists_that_lost_history_are_reported(
         assert capsys.readouterr().err.count("5 of 5 test lists lost their oldest history") == 1
 
 
-def config_of(seed: int, losses: str = "losses") -> dict:
-    return {"data": {"dataset": "synthetic"}, "train": {"seed": seed, "alpha": 1.0}, "losses": losses}
+# ---- Names of rows -------------------------------------------------------------------------------
+
+def config_of(seed: int = 0, losses: str = "train:losses", alpha=3.0, beta=1.5, **more) -> dict:
+    return {"data": {"dataset": "synthetic"}, "losses": losses,
+            "train": {"seed": seed, "alpha": alpha, "beta": beta, "display_order": "shown", **more}}
+
+
+def names(*configs) -> list[str]:
+    return [*compare.names_of({f"runs/{n}": config for n, config in enumerate(configs)}).values()]
+
+
+def test_rows_are_called_by_objective_and_display():
+    """Not by folder: "synthetic-1 - synthetic-2" tells nobody what was compared."""
+    sft = config_of(alpha=0.0, beta=0.0)
+    assert names(sft, config_of(seed=1), config_of(beta=0.0, display_order="shuffled"), config_of(alpha=0.0)) == [
+        "SFT, shown", "ALRO, shown", "SFT+SLL, shuffled", "SFT+PSL, shown"]
+    assert names(config_of(losses="experiments.objectives:soft_ties_losses")) == ["soft_ties_losses, shown"]
+
+
+def test_what_differs_beside_the_objective_is_named_and_what_does_not_is_not():
+    """So is what two objectives have not in common: SFT of 60 steps beside ALRO of 1200."""
+    assert names(config_of(alpha=0.0, beta=0.0, steps=60), config_of(steps=1200)) == [
+        "SFT, shown, steps 60", "ALRO, shown, steps 1200"]
+    assert names(config_of(alpha=1.0, gamma=10.0, test_lists=0), config_of(alpha=3.0, gamma=10.0)) == [
+        "ALRO, shown, alpha 1.0", "ALRO, shown, alpha 3.0"]
+
+
+def test_seed_and_folder_are_named_only_where_names_would_else_be_the_same():
+    assert names(config_of(seed=0), config_of(seed=1)) == ["ALRO, shown, seed 0", "ALRO, shown, seed 1"]
+    assert names(config_of(), config_of()) == [f"ALRO, shown, seed 0, in runs/{n}" for n in range(2)]
 
 
 def test_pool_keeps_runs_of_other_losses_apart_and_refuses_two_runs_of_one_seed():
-    runs = {"runs/a": config_of(0), "runs/b": config_of(1), "runs/c": config_of(2, "my_losses")}
-    assert compare.named_rows(runs, pool=True) == {"a +1 seeds": ["runs/a", "runs/b"], "c": ["runs/c"]}
+    runs = {"runs/a": config_of(0), "runs/b": config_of(1), "runs/c": config_of(2, "mine:my_losses")}
+    assert compare.named_rows(runs, pool=True) == {
+        "ALRO, shown, 2 seeds": ["runs/a", "runs/b"], "my_losses, shown": ["runs/c"]}
     runs["runs/d"] = config_of(1)
     message = said(compare.named_rows, runs, True)
     assert "runs/a, runs/b, runs/d" in message and "one run of each seed" in message
     assert len(compare.named_rows(runs, pool=False)) == 4
+
+
+def test_a_difference_says_of_how_many_trainings_it_is(capsys):
+    """An interval over users alone reads as a finding about two losses."""
+    def method(calls=1, **more):
+        return {"llm_calls_per_list": calls, **more}
+    two = {"ndcg@6": [0.9, 0.8]}
+    methods = {"A": method(), "B": method(), "C": method(by_seed=two), "oracle": method(0)}
+    pairs = {f"{name} - A": {"ndcg@6": (0.1, 0.05, 0.15)} for name in ("B", "C", "oracle")}
+    groups = {"all lists": {"lists": 40, **dict.fromkeys(methods, 0.9)}}
+    compare.print_comparison({"methods": methods, "differences": pairs, "groups": groups, "list_size": 6}, "A")
+    printed = capsys.readouterr().out
+    assert "B - A (one training each): ndcg@6 +0.1000 [+0.0500, +0.1500]" in printed
+    assert "C - A (trainings: 2 and 1)" in printed and "oracle - A (one training)" in printed

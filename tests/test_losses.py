@@ -282,7 +282,7 @@ def test_objective_is_the_weighted_sum_of_its_parts(case):
     order, history = alro.gold_order(ratings), torch.arange(len(ratings)).double()
     parts = alro.alro_loss(
         whole, order, ratings, alpha=0.7, beta=0.3, gamma=5.0, sigma=2.0, other_log_probs=other,
-        history_term=history, history_weight=0.2, candidate_term=history + 5, candidate_weight=0.4)
+        history=(history, 0.2), candidates=(history + 5, 0.4))
     ranks, y = alro.gold_rank(ratings), logits.softmax(-1)
     sft, sll = alro.sft_loss(whole, order), alro.soft_lambda_loss(y, ratings, ranks, 5.0, 2.0)
     psl = alro.permutation_loss(logits.log_softmax(-1), logits.flip(1).log_softmax(-1))
@@ -417,8 +417,8 @@ def test_every_loss_makes_its_tensors_where_its_arguments_are():
         parts = alro.alro_loss(
             logits.log_softmax(-1), order, ratings, alpha=1, beta=1, gamma=10, sigma=2.0,
             other_log_probs=logits.flip(1).log_softmax(-1),
-            history_term=alro.rating_loss(logits[:, :2], rated), history_weight=1,
-            candidate_term=alro.rating_loss(logits[:, 1:], rated), candidate_weight=1)
+            history=(alro.rating_loss(logits[:, :2], rated), 1),
+            candidates=(alro.rating_loss(logits[:, 1:], rated), 1))
         parts["total"].sum().backward()
         references = alro.blind_probs(order), alro.perfect_probs(order), alro.rank_of(order)
     assert all(tensor.is_meta for tensor in (order, *parts.values(), *references, logits.grad))

@@ -1,10 +1,13 @@
 """The script behind results/arms.json: what it plans; its tables, from what is kept of the runs, without a model."""
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from helpers import edit
 
@@ -24,7 +27,7 @@ SHORT = {"steps": 4, "valid_every": 2, "valid_lists": 4}
 def small(monkeypatch, tmp_path, small_world, few_draws):
     """Two rows with two seeds and one with a seed in another world; runs of seconds. The results' folder."""
     measure.world_of.cache_clear()
-    measure.late_level.cache_clear()
+    measure.valid_levels.cache_clear()
     monkeypatch.setattr(measure, "LISTS", 5)
     monkeypatch.setattr(measure, "ROOT", tmp_path)
     monkeypatch.setattr(measure, "plan", lambda: {
@@ -34,7 +37,7 @@ def small(monkeypatch, tmp_path, small_world, few_draws):
     (tmp_path / "results").mkdir()
     yield tmp_path / "results"
     measure.world_of.cache_clear()
-    measure.late_level.cache_clear()
+    measure.valid_levels.cache_clear()
 
 
 def test_runs_are_trained_once_and_their_tables_need_no_model(small, tmp_path, monkeypatch, capsys):
@@ -101,6 +104,46 @@ def test_every_row_of_the_plan_can_be_trained_and_stands_in_a_table():
     worlds = [{}, {"list_size": 10}, *({"retriever_noise": noise} for noise in (0.5, 1.0, 2.0))]
     tabled = [*measure.rows_with({}, knobs=True), *(row for fields in worlds for row in measure.rows_with(fields))]
     assert sorted(tabled) == sorted(rows)
+
+
+def test_the_maps_are_those_of_the_median_seed_and_pictures_json_says_so(tmp_path, monkeypatch):
+    """By the difference of the two rows, of three seeds the middle one; each picture by its hash."""
+    pytest.importorskip("matplotlib")
+    results = tmp_path / "results"
+    results.mkdir()
+    monkeypatch.setattr(measure, "ROOT", tmp_path)
+    scores = {"SFT, shown": [0.5, 0.6, 0.7], "ALRO, shown": [0.9, 0.7, 0.9], "SFT, shuffled": [0.5, 0.5, 0.5]}
+
+    def kept_seeds(runs, row, way, data, most):
+        found = []
+        for seed, score in enumerate(scores[row]):
+            job = measure.Job(row, seed, tmp_path / row / str(seed), DataConfig(), train.TrainConfig(), train.losses)
+            measure.map_path(job).parent.mkdir(parents=True, exist_ok=True)
+            measure.map_path(job).write_text(json.dumps({"y": [[[seed]]] * 2, "gold_slots": [[0]] * 2}))
+            (job.folder / "log.jsonl").write_text('{"step": 1, "valid_ndcg": 0.5}\n')
+            method = {"values": {"ndcg@6": np.array([score - 0.1, score + 0.1])}, "mean_rank_by_slot": [1.0] * 6}
+            found.append((job, method))
+        return found
+    films = {"0 new films of 6": {"list_size": 6, "commit": "f11", "methods": {"chance": {"ndcg@6": {"mean": 0.8}}}}}
+    (results / "new_films.json").write_text(json.dumps(films))
+    drawn = {}
+
+    def draw(folder, pictures, maps):
+        drawn.update(maps)
+        for name in [*pictures, "output_by_slot"]:
+            (folder / f"{name}.png").write_text(name)
+    for name, value in (("kept_seeds", kept_seeds), ("draw", draw), ("valid_levels", lambda cfg: {}),
+                        ("world_of", lambda cfg: SimpleNamespace(list_size=6))):
+        monkeypatch.setattr(measure, name, value)
+    measure.main(["figures", "--runs", str(tmp_path), "--commit", "c0ffee"])
+    assert [*drawn] == ["SFT, shown, seed 2 (the median)", "ALRO, shown, seed 2 (the median)"]  # .4, .1, .2
+    assert all(y[0] == 2 for y, _ in drawn.values())
+    told = json.loads((results / "pictures.json").read_text())
+    assert {f"{name}.png" for name in told} == {path.name for path in results.glob("*.png")}
+    assert told["output_by_slot"]["seeds"] == {"ALRO, shown": [2], "SFT, shown": [2]}
+    assert (told["slot_curve"]["commit"], told["new_films"]["commit"]) == ("c0ffee", "f11")
+    assert told["learning_curves"]["seeds"] == dict.fromkeys(scores, [0, 1, 2])
+    assert told["new_films"]["sha256"] == hashlib.sha256(b"new_films").hexdigest()
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="no git")

@@ -12,7 +12,7 @@ import torch
 import data
 import evaluate
 import train
-from experiments import rivals
+from experiments import compare, rivals
 
 sys.path.append(str(Path(__file__).parents[1] / "results" / "make"))
 
@@ -95,7 +95,7 @@ def test_ratings_alone_are_read_off_with_the_weights_of_the_last_step(config, tm
 
 def test_the_printed_average_is_what_the_prompt_says_rounded_as_there(world):
     cfg = data.DataConfig(dataset="csv", data_path=str(world), fields="title,average", list_size=3, history_size=4)
-    lists = evaluate.load_evaluation(cfg, "test", 6)
+    lists = compare.load_evaluation(cfg, "test", 6)
     predicted = real_table.printed_average(lists)(lists.lists, None)
     for ranking_list, order in zip(lists.lists, predicted.tolist()):
         prompt = data.list_prompt(lists.ratings.words, ranking_list, [0, 1, 2])
@@ -240,7 +240,7 @@ def test_a_run_on_other_titles_is_not_ranked(config, tmp_path, world):
 
 
 def test_what_is_kept_is_of_the_same_weights_lists_and_orders(tmp_path):
-    lists = evaluate.load_evaluation(data.DataConfig(), "test", 6)
+    lists = compare.load_evaluation(data.DataConfig(), "test", 6)
     asked = []
 
     def ranker(some, slots):
@@ -254,7 +254,7 @@ def test_what_is_kept_is_of_the_same_weights_lists_and_orders(tmp_path):
     again = scored("one")
     assert asked == [6, 6] and (again["values"]["ndcg@6"] == first["values"]["ndcg@6"]).all()
     assert scored(None)["values"].keys() == first["values"].keys() and len(asked) == 2
-    fewer = evaluate.load_evaluation(data.DataConfig(), "test", 5)
+    fewer = compare.load_evaluation(data.DataConfig(), "test", 5)
     assert scored(None, fewer) is None and scored(None, orders=3) is None and len(asked) == 2
     scored("other")
     assert len(asked) == 4

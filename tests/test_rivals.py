@@ -81,10 +81,10 @@ def test_command_line_ranks_with_a_run_and_writes_its_table(tmp_path, small_worl
     result = rivals.main([run, "--limit", "6", "--orders", "2", "--embedding", "False",
                           "--out", str(tmp_path / "out")])
     rows = result["methods"]
-    assert list(rows) == ["chance", "untrained", run, *(f"{run}, {way}" for way in (
+    assert list(rows) == ["chance", "untrained", "ALRO, shown", *(f"ALRO, shown, {way}" for way in (
         "knows", "first step", "3 orders", "5 orders", "point-wise")), "item mean", "retriever", "oracle"]
     assert [rows[name]["llm_calls_per_list"] for name in rows] == [0, 1, 1, 1, 1, 3, 5, 6, 0, 0, 0]
-    assert rows[f"{run}, point-wise"]["agreement"]["mean"] == 1
+    assert rows["ALRO, shown, point-wise"]["agreement"]["mean"] == 1
     assert (tmp_path / "out" / "eval-test.json").exists() and result["data_sha256"] in capsys.readouterr().out
 
 

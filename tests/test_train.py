@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import statistics
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import train
 from experiments import compare, rivals
 from experiments.ablation import AblationConfig, ablation
 from plumbing import folder as run_folder
+from plumbing import tables
 from plumbing.model import build_model, load_run, tokenise, warn_of_unknown_titles, word_tokenizer
 from plumbing.tables import FEW_STEPS, describe_start
 
@@ -37,7 +39,7 @@ def test_overfits_one_batch():
     """Eight lists, seen again and again in the same displays, are ranked almost perfectly."""
     cfg = demo_config()
     ratings = data.load(DATA)
-    lists = data.informative(data.split(ratings, DATA).train, "training")[:8]
+    lists = data.informative_lists(data.split(ratings, DATA).train, "training")[:8]
     model, tokenizer = build_model(cfg, ratings.words)
     encoder = data.Encoder(tokenizer, ratings.words, 6, 500)
     steps = train.TrainingSteps(lists, encoder, cfg)
@@ -87,11 +89,20 @@ def test_best_model_on_validation_is_the_one_kept(tmp_path, monkeypatch):
     assert kept[4] != kept[8] == kept[12]
 
 
+def test_a_validation_below_chance_is_not_praised(tmp_path, monkeypatch, capsys):
+    """The first is always the best so far: "(best)", of a model that ranks upside down."""
+    values = iter([0.5, 0.7, 0.9])
+    monkeypatch.setattr(train, "validate", lambda *_: {"valid_ndcg": next(values), "valid_chance": 0.8})
+    train.train(*demo_run(tmp_path / "run"))
+    marks = re.findall(r"validation NDCG@6 \S+ (.*)", capsys.readouterr().out)
+    assert marks == ["(below chance, 0.8000)", "(below chance, 0.8000)", "(best)"]
+
+
 # ---- Its switches ---------------------------------------------------------------------------------------------------
 
 def step_of(cfg):
     ratings = data.load(DATA)
-    lists = data.informative(data.split(ratings, DATA).train, "training")
+    lists = data.informative_lists(data.split(ratings, DATA).train, "training")
     model, tokenizer = build_model(cfg, ratings.words)
     encoder = data.Encoder(tokenizer, ratings.words, 6, 500)
     return model, train.TrainingSteps(lists, encoder, cfg), lists
@@ -116,7 +127,7 @@ def test_without_weights_the_ratings_are_no_part_of_the_objective():
     """--history_weight 0 --candidate_weight 0: the paper's objective, as far as we know it."""
     cfg = demo_config(history_weight=0.0, candidate_weight=0.0)
     model, steps, _ = step_of(cfg)
-    found = train.losses(model, steps[0].parts[0], cfg)
+    found = train.losses(model, steps.data_of(0).parts[0], cfg)
     assert not {"history", "candidates"} & found.keys()
     expected = found["sft"] + cfg.alpha * found["sll"] + cfg.beta * found["psl"]
     assert torch.allclose(found["total"], expected)
@@ -126,7 +137,7 @@ def test_ratings_are_read_in_the_first_display_alone():
     """Whatever the second one holds: an arm with PSL has no rating target on a display that SFT does not see."""
     cfg = demo_config()
     model, steps, _ = step_of(cfg)
-    batch = steps[0].parts[0]
+    batch = steps.data_of(0).parts[0]
     ids = batch.input_ids.clone()
     ids[8:] = ids[8:].flip(1)
     other = batch._replace(input_ids=ids)
@@ -140,7 +151,7 @@ def test_a_validation_says_and_knows(demo_straight):
     """By both decodings on the same lists and displays; without candidates' ratings as targets, by one."""
     cfg = demo_config()
     model, steps, _ = step_of(cfg)
-    lists = data.informative(data.split(data.load(DATA), DATA).valid, "validation")[:5]
+    lists = data.informative_lists(data.split(data.load(DATA), DATA).valid, "validation")[:5]
     found = train.validate(model, lists, steps.encoder, cfg)
     slots = [data.random_slots(6, "eval", one.list_id, 0) for one in lists]
     for name, decode in (("valid_ndcg", "greedy"), ("valid_knows", "ratings")):
@@ -148,8 +159,9 @@ def test_a_validation_says_and_knows(demo_straight):
         ratings = torch.tensor([one.ratings for one in lists])
         assert found[name] == pytest.approx(evaluate.ndcg(ratings, order, 6).mean().item())
     assert [row.keys() for row in log_of(demo_straight) if "valid_ndcg" in row] == [
-        {"step", "valid_ndcg", "valid_knows"}] * 3
-    assert train.validate(model, lists, steps.encoder, demo_config(candidate_weight=0.0)).keys() == {"valid_ndcg"}
+        {"step", "valid_ndcg", "valid_chance", "valid_knows"}] * 3
+    assert train.validate(model, lists, steps.encoder, demo_config(candidate_weight=0.0)).keys() == {
+        "valid_ndcg", "valid_chance"}
 
 
 @pytest.mark.parametrize("weight", [0.4, 0.0])
@@ -157,7 +169,7 @@ def test_a_runs_table_has_what_it_knows_beside_what_it_says(tmp_path, capsys, we
     run = tmp_path / "run"
     outcome = train.train(*demo_run(run, steps=2, candidate_weight=weight, test_lists=4))
     row = outcome["result"]["methods"].get("knows")
-    assert (row is not None) == (weight > 0) == ("sorted by the rating" in capsys.readouterr().out)
+    assert (row is not None) == (weight > 0) == ("\nknows " in capsys.readouterr().out)
     if row:
         order = list(outcome["result"]["methods"])
         assert order.index("knows") == order.index("trained") + 1
@@ -228,7 +240,7 @@ def test_sft_and_sll_are_of_the_first_displayed_order_and_psl_pulls_both_togethe
     """Against the pure losses of the batch's two halves; the history is read once."""
     cfg = demo_config()
     model, steps, _ = step_of(cfg)
-    batch = steps[0].parts[0]
+    batch = steps.data_of(0).parts[0]
     found = train.losses(model, batch, cfg)
     answer_logits, history_logits, candidate_logits = alro.target_logits(model, batch)
     first, other = alro.candidate_log_probs(answer_logits, batch).split(8)
@@ -252,9 +264,10 @@ def test_sft_and_sll_are_of_the_first_displayed_order_and_psl_pulls_both_togethe
 
 def test_every_epoch_sees_every_list_once():
     _, steps, lists = step_of(demo_config(batch_size=7))
-    seen = [name for step in range(steps.per_epoch) for name in steps[step].list_ids]
+    seen = [name for step in range(steps.per_epoch) for name in steps.data_of(step).list_ids]
     assert sorted(seen) == sorted(one.list_id for one in lists)
-    assert [name for step in range(steps.per_epoch, 2 * steps.per_epoch) for name in steps[step].list_ids] != seen
+    second = range(steps.per_epoch, 2 * steps.per_epoch)
+    assert [name for step in second for name in steps.data_of(step).list_ids] != seen
 
 
 @pytest.mark.parametrize("accum", [2, 3, 20])
@@ -265,7 +278,7 @@ def test_gradient_accumulation_gives_the_same_gradient(tmp_path, demo_straight, 
         assert other["total"] == pytest.approx(one["total"], rel=1e-4)
         assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
     _, steps, _ = step_of(demo_config(grad_accum=accum))
-    assert len(steps[0].parts) == min(accum, 8)
+    assert len(steps.data_of(0).parts) == min(accum, 8)
 
 
 @pytest.mark.parametrize("change", [
@@ -274,7 +287,7 @@ def test_gradient_accumulation_gives_the_same_gradient(tmp_path, demo_straight, 
 def test_each_switch_changes_the_gradient(change):
     def gradient(cfg):
         model, steps, _ = step_of(cfg)
-        train.losses(model, steps[0].parts[0], cfg)["total"].mean().backward()
+        train.losses(model, steps.data_of(0).parts[0], cfg)["total"].mean().backward()
         return torch.cat([p.grad.flatten() for p in model.parameters()])
     assert not torch.allclose(gradient(demo_config()), gradient(demo_config(**change)), atol=1e-6)
 
@@ -309,7 +322,8 @@ def test_ablation_pools_seeds_and_prints_the_arms_side_by_side(few_draws, tmp_pa
     cfg, root = demo_config(steps=2, test_lists=4), tmp_path / "x"
     table = ablation(DATA, cfg, AblationConfig(out=str(root), seeds=2, orders=2))
     arms = [f"{arm}-{display}" for display in ("shuffled", "shown") for arm in ("SFT", "SFT+SLL", "SFT+PSL", "ALRO")]
-    of_arms = [f"{arm}-0 +1 seeds{knows}" for arm in arms for knows in ("", ", knows")]
+    names = [f"{arm.replace('-', ', ')}, 2 seeds" for arm in arms]
+    of_arms = [name + knows for name in names for knows in ("", ", knows")]
     assert list(table["methods"]) == ["chance", *of_arms, "item mean", "retriever", "oracle"]
     assert table["ranked_lists"] == 4 and table["orders"] == 2
     printed = capsys.readouterr().out
@@ -319,12 +333,12 @@ def test_ablation_pools_seeds_and_prints_the_arms_side_by_side(few_draws, tmp_pa
     assert [(c["alpha"], c["beta"], c["display_order"]) for c in configs] == [
         (a, b, display) for display in ("shuffled", "shown") for a, b in ((0, 0), (alpha, 0), (0, beta), (alpha, beta))]
     alone = [evaluate.main([f"{root}/SFT-shown-{seed}", "--limit", "4", "--orders", "2"])["result"] for seed in (0, 1)]
-    for name, row in (("trained", "SFT-shown-0 +1 seeds"), ("knows", "SFT-shown-0 +1 seeds, knows")):
+    for name, row in (("trained", "SFT, shown, 2 seeds"), ("knows", "SFT, shown, 2 seeds, knows")):
         means, row = [found["methods"][name]["ndcg@6"]["mean"] for found in alone], table["methods"][row]
         assert row["by_seed"]["ndcg@6"] == pytest.approx(means)
         assert row["ndcg@6"]["mean"] == pytest.approx(sum(means) / 2)
     pairs = table["differences"]
-    assert len(pairs) == 18 and all(pair.endswith(" - SFT-shuffled-0 +1 seeds") for pair in pairs)
+    assert len(pairs) == 18 and all(pair.endswith(" - SFT, shuffled, 2 seeds") for pair in pairs)
     assert json.loads((root / "ablation.json").read_text())["methods"] == table["methods"]
 
 
@@ -362,7 +376,8 @@ def test_log_holds_the_references(demo_straight):
 def test_a_line_of_several_steps_has_the_last_ones_rate(tmp_path):
     log = run_folder.TrainingLog(tmp_path, 6)
     for step, rate in ((1, 0.1), (2, 0.2)):
-        log.add(step, {"total": torch.tensor(float(step)), "tokens": torch.tensor(5.0), "lr": rate}, ["a"])
+        means = {"total": torch.tensor(float(step)), "tokens": torch.tensor(5.0), "lr": rate}
+        log.pending.append((step, means, ["a"]))
     log.flush()
     line, = log_of(tmp_path)
     assert (line["step"], line["lr"], line["total"]) == (2, 0.2, 1.5)
@@ -401,7 +416,7 @@ def test_a_list_that_loses_history_in_any_use_is_cut_once_and_reported(tmp_path,
              for name, lists in zip(("training", "validation", "test"), splits)}
     limit = int(statistics.median(tokens(one) for lists in whole.values() for one in lists)) + 6
     monkeypatch.setattr(data, "context_length", lambda *_: limit)
-    job, chosen = train.prepare(data_cfg, cfg), evaluate.load_evaluation(data_cfg, "test")
+    job, chosen = train.prepare(data_cfg, cfg), compare.load_evaluation(data_cfg, "test")
     used = {"training": job.steps.lists, "validation": job.valid_lists,
             "test": evaluate.fit_to_model(chosen, job.encoder).lists}
     counts = {}
@@ -439,7 +454,7 @@ def test_a_list_that_loses_history_in_any_use_is_cut_once_and_reported(tmp_path,
 def test_a_limit_of_none_is_all_wherever_there_is_a_limit(
         demo_straight, few_draws, tmp_path, monkeypatch, limit, count):
     """--test_lists, --valid_lists and --limit mean the same, also on the command line."""
-    assert len(evaluate.load_evaluation(DATA, "test", limit).lists) == count
+    assert len(compare.load_evaluation(DATA, "test", limit).lists) == count
     monkeypatch.setattr(train, "TEST_ORDERS", 1)
     seen = []
 
@@ -474,7 +489,7 @@ def test_an_epoch_holds_each_list_once_in_steps_of_similar_length():
     steps.lengths = torch.arange(len(lists)) % 37  # as if prompts were of 37 lengths
     seen, spread = [], []
     for step in range(steps.per_epoch):
-        ids = steps[step].list_ids
+        ids = steps.data_of(step).list_ids
         rows = [[one.list_id for one in lists].index(name) for name in ids]
         seen += ids
         spread.append((steps.lengths[rows].max() - steps.lengths[rows].min()).item())
@@ -498,7 +513,7 @@ def test_cheaper_steps_have_the_same_gradient(flag):
         model, steps, _ = step_of(cfg)
         model.train()
         steps.encoder.multiple = 64 if cfg.compile else 1
-        batch = steps[0].parts[0]
+        batch = steps.data_of(0).parts[0]
         longest = batch.prompt_tokens.max() + 6
         assert not cfg.compile or batch.input_ids.shape[1] % 64 == 0 < longest % 64  # so it is padded
         calls.append(0)
@@ -514,7 +529,7 @@ def test_a_steps_losses_stay_on_their_device():
     """On the meta device, which needs no GPU: an operation on tensors of two devices is an error, forward and back."""
     cfg = demo_config()
     model, steps, _ = step_of(cfg)
-    batch = steps[0].parts[0].to("meta")
+    batch = steps.data_of(0).parts[0].to("meta")
     with OneDevice():
         values = train.losses(model.to("meta"), batch, cfg)
         values["total"].sum().backward()
@@ -523,7 +538,7 @@ def test_a_steps_losses_stay_on_their_device():
 
 def test_bf16_computes_in_bf16_and_changes_losses_by_its_rounding_alone():
     model, steps, _ = step_of(demo_config())
-    batch, seen = steps[0].parts[0], []
+    batch, seen = steps.data_of(0).parts[0], []
     model.base_model.layers[0].mlp.up_proj.register_forward_hook(lambda *call: seen.append(call[2].dtype))
     full, half = (train.losses(model, batch, demo_config(bf16=bf16))["total"] for bf16 in (False, True))
     assert seen == [torch.float32, torch.bfloat16] and half.dtype == torch.float32
@@ -537,6 +552,15 @@ def test_a_run_too_short_to_learn_says_so_before_it_starts(small_world, tmp_path
     assert "note: 2 steps are too few" in capsys.readouterr().out
     cfg = demo_config(steps=FEW_STEPS)
     assert "too few" not in describe_start(DATA, cfg, train.prepare(DATA, cfg), "cpu", "train:losses")
+
+
+def test_few_training_lists_are_said_to_be_few(monkeypatch):
+    """Once 300 lists of one's own learned nothing, and nothing said why."""
+    job = train.prepare(DATA, train.TrainConfig())
+    few = f"note: {len(job.steps.lists)} training lists are few (the demo has 7,973): in "
+    assert few in describe_start(DATA, train.TrainConfig(), job, "cpu", "train:losses")
+    monkeypatch.setattr(tables, "FEW_TRAINING_LISTS", len(job.steps.lists))
+    assert "are few" not in describe_start(DATA, train.TrainConfig(), job, "cpu", "train:losses")
 
 
 @pytest.mark.parametrize("more,named", [

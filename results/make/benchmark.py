@@ -29,13 +29,13 @@ import transformers  # noqa: E402
 from alro import (  # noqa: E402
     IDENTIFIERS, at_the_right_edge, backbone, gold_rank, permutation_loss, rank_candidates, soft_lambda_loss)
 from data import (  # noqa: E402
-    DataConfig, RankingList, fit_histories, generator, informative, list_prompt, load, make_encoder, random_slots,
+    DataConfig, RankingList, fit_histories, generator, informative_lists, list_prompt, load, make_encoder, random_slots,
     split)
 from evaluate import ModelRanker  # noqa: E402
 from experiments.rivals import bootstrapped, point_wise  # noqa: E402
 from plumbing.flags import check_input, option, parse_flags, run_script, write_json  # noqa: E402
 from plumbing.folder import prefetched  # noqa: E402
-from plumbing.machine import autocast, choose_bf16, hardware, pick_device, use_one_thread  # noqa: E402
+from plumbing.machine import autocast, hardware, pick_device, set_up_machine  # noqa: E402
 from plumbing.model import build_model, tiny_model, trainable  # noqa: E402
 from train import CLIP, PRESETS, State, TrainConfig, TrainingSteps, losses, one_step  # noqa: E402
 
@@ -95,7 +95,7 @@ def prepared(data_cfg, cfg, ratings, lists):
     model, tokenizer = build_model(cfg, ratings.words)
     encoder = make_encoder(model, tokenizer, ratings.words, data_cfg.list_size,
                            multiple=64 if cfg.compile else 1)
-    fitting, _ = fit_histories(lists, encoder)
+    fitting = fit_histories(lists, encoder)
     return model.to(DEVICE).train(), encoder, TrainingSteps(fitting, encoder, cfg)
 
 
@@ -130,11 +130,12 @@ def training(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
             fused = trick.startswith("+")
             weights = list(trainable(model).values())
             optimizer = torch.optim.AdamW(weights, cfg.lr, fused=fused or None)  # None: torch's own choice
-            ready = [steps[i].parts for i in range(4)]
+            ready = [steps.data_of(i).parts for i in range(4)]
 
             def one_step(i, steps=steps, ready=ready, fused=fused, trick=trick, model=model, weights=weights,
                          optimizer=optimizer, some=some):
-                for batch in ready[i] if fused else steps[i].parts:  # unless data come ahead, they are made here
+                # Unless data come ahead, they are made here.
+                for batch in ready[i] if fused else steps.data_of(i).parts:
                     batch = batch.to(DEVICE)
                     parts = (naive_losses if trick == "naive" else losses)(model, batch, some)
                     (parts["total"].sum() / cfg.batch_size).backward()
@@ -164,7 +165,7 @@ def memory(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     for name, checkpointing in ("hidden.sum()", False), ("ALRO", False), ("ALRO, checkpointing", True):
         some = dataclasses.replace(cfg, compile=False, gradient_checkpointing=checkpointing)
         model, _, steps = prepared(data_cfg, some, ratings, lists)
-        batch = steps[0].parts[0].to(DEVICE)
+        batch = steps.data_of(0).parts[0].to(DEVICE)
         kept = {}
 
         def keep(tensor, kept=kept):
@@ -196,7 +197,7 @@ def memory(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
 def loss(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     """What SLL and PSL themselves cost, forward and backward, beside the whole step."""
     model, _, steps = prepared(data_cfg, dataclasses.replace(cfg, compile=False), ratings, lists)
-    batch = steps[0].parts[0].to(DEVICE)
+    batch = steps.data_of(0).parts[0].to(DEVICE)
     check_input(cfg.beta > 0, "the loss benchmark is about SLL and PSL: --beta must not be 0")
     half, m = len(batch.slots) // 2, data_cfg.list_size
     rating, tau = batch.ratings[:half], gold_rank(batch.ratings[:half])
@@ -235,9 +236,9 @@ def ours(what: str, data_cfg, cfg, ratings, lists, warm: int, count: int) -> dic
     cfg = dataclasses.replace(cfg, steps=warm + count)
     forget_peak()
     model, _, steps = prepared(data_cfg, cfg, ratings, lists)
-    state = State(model, cfg, len(steps))
+    state = State(model, cfg, steps.total)
     tokens = torch.zeros((), device=DEVICE)
-    for number, data in enumerate(prefetched(steps, 0)):
+    for number, data in enumerate(prefetched(steps.data_of, 0, steps.total, quiet=True)):
         if number == warm:
             wait()
             start = time.perf_counter()
@@ -387,7 +388,7 @@ def growth(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
         some = made_up(ratings, m, history, 8)
         built, encoder, steps = prepared(dataclasses.replace(data_cfg, list_size=m), cfg, ratings, some)
         built = model(encoder).to(DEVICE).train() if model else built
-        batch = steps[0].parts[0].to(DEVICE)
+        batch = steps.data_of(0).parts[0].to(DEVICE)
         step = seconds(lambda: losses(built, batch, cfg)["total"].mean().backward(), bench.repeat)
         ask = encoder.encode(some, [one.shown for one in some]).to(DEVICE)
         built.eval()
@@ -426,7 +427,7 @@ def seven_billion(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model = peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).train()
     optimizer = torch.optim.AdamW(trainable(model).values(), 1e-4, fused=True)
-    batch = steps[0].parts[0].to(DEVICE)
+    batch = steps.data_of(0).parts[0].to(DEVICE)
 
     def step():
         losses(model, batch, cfg)["total"].mean().backward()
@@ -446,9 +447,9 @@ def main(arguments: list[str] | None = None) -> dict:
                 f"--only must be one of {', '.join(parts)}, got {bench.only!r}")
     check_input(bench.repeat > 0, f"--repeat must be at least 1, got {bench.repeat}")
     ratings = load(data_cfg)
-    lists = informative(split(ratings, data_cfg).train, "training")
-    use_one_thread(DEVICE, cfg.model)  # as train.py does
-    cfg = dataclasses.replace(cfg, bf16=choose_bf16(cfg.bf16, DEVICE, cfg.model)[0])
+    lists = informative_lists(split(ratings, data_cfg).train, "training")
+    _device, bf16, _text = set_up_machine(cfg.model, cfg.bf16)  # as train.py does
+    cfg = dataclasses.replace(cfg, bf16=bf16)
     print(f"{hardware()}, torch {torch.__version__}, transformers {transformers.__version__}, {cfg.model} on "
           f"{data_cfg.dataset}, peak {peak_flops() / 1e12:.0f} TFLOP/s")
     chosen = [bench.only] if bench.only else [name for name in parts if name != "seven_billion"]

@@ -21,6 +21,7 @@ import numpy as np  # noqa: E402
 import evaluate  # noqa: E402
 import train  # noqa: E402
 from data import DataConfig  # noqa: E402
+from experiments import compare  # noqa: E402
 from plumbing.flags import read_json, write_json  # noqa: E402
 from plumbing.folder import FolderInUse  # noqa: E402
 
@@ -68,7 +69,7 @@ def gap(method, chance, oracle) -> float:
 
 def score(folder: Path, data_cfg: DataConfig, split: str = "valid") -> dict:
     """What a run says and knows of the first lists of a split: share of the gap, agreement."""
-    data = evaluate.load_evaluation(data_cfg, split, LISTS)
+    data = compare.load_evaluation(data_cfg, split, LISTS)
     chance = evaluate.chance_method(data.lists)
     oracle = evaluate.score_method(evaluate.reference_rankers(data)["oracle"], data.lists, ORDERS)
     found = {}

@@ -1,14 +1,14 @@
 """Every measurement on the demo's world, by one command. By hand: hours on two cores.
 
     python results/make/measure.py train      train what results/ needs, and keep how each list was ranked;
-                                              stopped, it goes on where it was; two of it may work side by side
+                                              run again, it continues; two of it may work side by side
     python results/make/measure.py score [arms|noise|lists_of_10|knobs|rivals|new_films]...
                                               from what is kept, without any model: write results/*.json
     python results/make/measure.py figures    draw results/*.png of the demo (matplotlib)
     python results/make/measure.py list       what there is to train, and what is done
 
     --runs FOLDER      where the runs are (default: runs/measure); a run lies in FOLDER/<row>/<seed>
-    --commit COMMIT    score: of the code that trained them (default: what is checked out where they lie)
+    --commit COMMIT    score, figures: of the code that trained them (default: what is checked out where they lie)
 
 World, model and settings were chosen on seeds 100 to 104 and validation lists (results/LOG.md);
 the seeds here were run once, afterwards.
@@ -16,6 +16,7 @@ the seeds here were run once, afterwards.
 import argparse
 import dataclasses
 import functools
+import hashlib
 import subprocess
 import sys
 import time
@@ -33,8 +34,9 @@ import train  # noqa: E402
 from data import DataConfig  # noqa: E402
 from experiments import compare, objectives, rivals  # noqa: E402
 from experiments.ablation import check_same_config  # noqa: E402
-from experiments.figures import draw, learning_curves, most_levels, output_by_slot  # noqa: E402
-from plumbing.flags import check_input, read_json, run_script, write_json  # noqa: E402
+from experiments.figures import (  # noqa: E402
+    Picture, draw, learning_picture, levels_of, most_levels, output_by_slot, slot_picture)
+from plumbing.flags import check_input, import_optional, read_json, run_script, write_json  # noqa: E402
 from plumbing.folder import FolderInUse, is_locked, read_log, read_run_config  # noqa: E402
 from plumbing.model import sha256_of_weights  # noqa: E402
 
@@ -133,8 +135,8 @@ def finished(folder: Path, cfg: train.TrainConfig) -> bool:
 
 
 def is_done(folder: Path, data_cfg: DataConfig, cfg: train.TrainConfig) -> bool:
-    """Whether it is trained. Raises: AlroError if what lies in the folder is a run of another configuration: a table
-    would tell of it what is not so."""
+    """Whether it is trained. Raises: AlroError if the run in the folder has another configuration: a table would
+    describe it wrongly."""
     if not (folder / "config.json").exists():
         return False
     there = read_run_config(str(folder))["train"]
@@ -144,7 +146,7 @@ def is_done(folder: Path, data_cfg: DataConfig, cfg: train.TrainConfig) -> bool:
 
 
 def is_kept(job: Job) -> bool:
-    """Whether it is trained, and how it ranks is kept beside it: the map comes last."""
+    """Whether it is trained and its scores are kept beside it: the map is written last."""
     return is_done(job.folder, job.data, job.train) and map_path(job).exists()
 
 
@@ -175,7 +177,7 @@ NEW_FILMS = {"ALRO, shown": (0, 2, 4, 6)}  # of a list's six: the worlds in whic
 
 @functools.cache
 def world_of(data_cfg: DataConfig):
-    return evaluate.load_evaluation(data_cfg, "test", LISTS)
+    return compare.load_evaluation(data_cfg, "test", LISTS)
 
 
 def kept_path(job: Job, way: str, data) -> Path:
@@ -333,13 +335,15 @@ LATE = 0.85  # of the gap: a seed that ends below it is late
 
 
 @functools.cache
+def valid_levels(data_cfg: DataConfig) -> dict[str, float]:
+    """NDCG of chance and oracle on the lists that a run is validated on."""
+    return levels_of(compare.load_evaluation(data_cfg, "valid", ALRO.valid_lists))
+
+
 def late_level(data_cfg: DataConfig) -> float:
-    """NDCG at LATE of the gap on the validation lists that a run is validated on."""
-    data = evaluate.load_evaluation(data_cfg, "valid", ALRO.valid_lists)
-    metric = f"ndcg@{data.list_size}"
-    chance = evaluate.chance_method(data.lists)["values"][metric].mean()
-    oracle = evaluate.score_method(evaluate.reference_rankers(data)["oracle"], data.lists, 1)["values"][metric].mean()
-    return float(chance + LATE * (oracle - chance))
+    """NDCG at LATE of the gap on those lists."""
+    levels = valid_levels(data_cfg)
+    return levels["chance"] + LATE * (levels["oracle"] - levels["chance"])
 
 
 def of_training(row_jobs: list[Job], way: str) -> dict:
@@ -388,8 +392,13 @@ def rows_with(data_fields: dict, knobs: bool = False) -> list[str]:
     return [name for name, row in plan().items() if row.data == data_fields and (name in KNOBS) == knobs]
 
 
+def asked(rows: list[str]) -> dict[str, list[str]]:
+    """{row: the ways it is asked}: what it knows only where candidates' ratings were targets."""
+    return {row: EVERY_ROW if plan()[row].train.get("candidate_weight", 1) else [""] for row in rows}
+
+
 def pairs_of(pairs: list[tuple], rows: list[str]) -> list[tuple]:
-    """These pairs, of what is said and of what is known; and each row's two."""
+    """These pairs, by what models say and by what they know; and of each row, knows - says."""
     known = [(f"{one}, knows", f"{other}, knows") for one, other in pairs if other in rows]
     return [*pairs, *known, *((f"{row}, knows", row) for row in rows)]
 
@@ -410,7 +419,7 @@ def score_arms(runs: Path) -> dict:
              ("SFT+SLL, shuffled, soft ties", "SFT+SLL, shuffled"), ("ALRO, shown, soft ties", "ALRO, shown"),
              ("ALRO, shown", "item mean"), ("ALRO, shown", "oracle")]
     alone = [(f"{arm}, {display}, knows", f"ratings only, {display}, knows") for display in DISPLAYS for arm in ARMS]
-    return table_of(runs, dict.fromkeys(rows, EVERY_ROW), DataConfig(), pairs_of(pairs, rows) + alone)
+    return table_of(runs, asked(rows), DataConfig(), pairs_of(pairs, rows) + alone)
 
 
 def score_noise(runs: Path) -> dict:
@@ -420,7 +429,7 @@ def score_noise(runs: Path) -> dict:
         fields = {} if is_default else {"retriever_noise": noise}
         rows = ["SFT, shown", "ALRO, shown", "SFT, both displays"] if is_default else rows_with(fields)
         tables[f"retriever noise {noise:g}"] = table_of(
-            runs, dict.fromkeys(rows, EVERY_ROW), DataConfig(**fields), most=3)
+            runs, asked(rows), DataConfig(**fields), most=3)
     return tables
 
 
@@ -429,14 +438,14 @@ def score_lists_of_10(runs: Path) -> dict:
     rows = rows_with({"list_size": 10})
     pairs = [(f"{one}, {display}, lists of 10", f"{other}, {display}, lists of 10") for display in DISPLAYS
              for one, other in (("SFT+SLL", "SFT"), ("SFT+PSL", "SFT"), ("ALRO", "SFT+PSL"), ("ALRO", "SFT"))]
-    return table_of(runs, dict.fromkeys(rows, EVERY_ROW), DataConfig(list_size=10), pairs_of(pairs, rows))
+    return table_of(runs, asked(rows), DataConfig(list_size=10), pairs_of(pairs, rows))
 
 
 def score_knobs(runs: Path) -> dict:
     """One setting changed at a time, seeds 0 to 2; ALRO and SFT with the defaults beside them, of the same seeds."""
     rows = ["ALRO, shown", "SFT, shown", *rows_with({}, knobs=True)]
     pairs = [(row, "SFT, shown" if row.startswith("SFT") else "ALRO, shown") for row in rows[2:]]
-    result = table_of(runs, dict.fromkeys(rows, EVERY_ROW), DataConfig(), pairs_of(pairs, rows), most=3)
+    result = table_of(runs, asked(rows), DataConfig(), pairs_of(pairs, rows), most=3)
     return {"one setting changed": result}
 
 
@@ -494,31 +503,61 @@ def score_all(runs: Path, names: list[str], commit: str | None) -> None:
 
 # ---- Figures ---------------------------------------------------------------------------------------------------------
 
-def draw_figures(runs: Path) -> None:
-    """Validation NDCG of each seed while it learns; NDCG against the share of new films in a list; seed 0's maps, and
-    where it ranks what each slot displays."""
+def median_seed(one: list[tuple], other: list[tuple], metric: str) -> int:
+    """The seed whose difference of two rows, of `kept_seeds`, is the median; of ten the fifth from below."""
+    gaps = {job.seed: method["values"][metric].mean() - beside["values"][metric].mean()
+            for (job, method), (_, beside) in zip(one, other)}
+    return sorted(gaps, key=gaps.get)[(len(gaps) - 1) // 2]
+
+
+def new_films_picture() -> Picture:
+    tables = read_json(ROOT / "results" / "new_films.json")
+    first = next(iter(tables.values()))
+    m = first["list_size"]
+    shares = [int(title.split()[0]) / m for title in tables]
+    lines = {row: (shares, [table["methods"][row][f"ndcg@{m}"]["mean"] for table in tables.values()])
+             for row in first["methods"]}
+    return Picture("When does a language model pay? Where films are new", "share of new films in a test list",
+                   f"NDCG@{m}", {"": lines})
+
+
+PICTURED = ("ALRO, shown", "SFT, shown")  # the pair whose maps are drawn
+
+
+def draw_figures(runs: Path, commit: str | None) -> None:
+    """What each seed says and knows while it learns; NDCG against the share of new films in a list; where rows rank
+    what each slot displays; the maps of the median seed. results/pictures.json says what each picture is of."""
+    import_optional("matplotlib", "figures")
     rows = ["SFT, shown", "ALRO, shown", "SFT, shuffled"]
     data = world_of(DataConfig())
     kept = {row: kept_seeds(runs, row, "", data, 10) for row in rows}
-    check_input(all(kept.values()), f"{runs}: for the figures {', '.join(rows)} must be trained")
-    learning = {row: learning_curves([str(job.folder) for job, _ in seeds]) for row, seeds in kept.items()}
-    tables = read_json(ROOT / "results" / "new_films.json")
-    shares = [int(title.split()[0]) / table["list_size"] for title, table in tables.items()]
-    by_share = {}
-    for row in next(iter(tables.values()))["methods"]:
-        ys = [table["methods"][row][f"ndcg@{table['list_size']}"]["mean"] for table in tables.values()]
-        by_share[row] = (shares, ys)
-    maps, by_slot = {}, {}
-    for row in ("SFT, shown", "ALRO, shown"):
-        job, method = kept[row][0]
+    kept = {row: seeds for row, seeds in kept.items() if seeds}
+    check_input({*PICTURED} <= {*kept}, f"{runs}: for the figures {', '.join(PICTURED)} must be trained")
+    seed = median_seed(*(kept[row] for row in PICTURED), f"ndcg@{data.list_size}")
+    folders = {row: [str(job.folder) for job, _ in seeds] for row, seeds in kept.items()}
+    by_slot = {row: [method["mean_rank_by_slot"] for _, method in kept[row]] for row in reversed(PICTURED)}
+    maps = {}
+    for row in reversed(PICTURED):
+        job, = (job for job, _ in kept[row] if job.seed == seed)
         one = read_json(map_path(job))
-        maps[row] = (np.array(one["y"]), np.array(one["gold_slots"]))
-        by_slot[row] = (range(1, data.list_size + 1), method["mean_rank_by_slot"])
-    draw(ROOT / "results", {
-        "learning_curves": ("Demo: each seed (thin) and their mean", "step",
-                            "NDCG@6 on validation lists, random order", learning),
-        "slot_curve": ("Flat = indifferent to the displayed order", "displayed slot", "mean predicted rank", by_slot),
-        "new_films": ("When does it pay?", "share of new films in a test list", "NDCG@6", by_share)}, maps)
+        maps[f"{row}, seed {seed} (the median)"] = (np.array(one["y"]), np.array(one["gold_slots"]))
+    pictures = {"learning_curves": learning_picture(folders, valid_levels(DataConfig())),
+                "slot_curve": slot_picture(by_slot), "new_films": new_films_picture()}
+    results = ROOT / "results"
+    draw(results, pictures, maps)
+
+    seeds = {row: [job.seed for job, _ in seeds] for row, seeds in kept.items()}
+    of_pair = {row: seeds[row] for row in PICTURED}
+    commit = commit or commit_of(runs)
+    films = next(iter(read_json(results / "new_films.json").values()))
+    said = {"learning_curves": {"from": "log.jsonl of the runs", "seeds": seeds, "commit": commit},
+            "slot_curve": {"from": "the runs that arms.json is of", "seeds": of_pair, "commit": commit},
+            "output_by_slot": {"from": "the runs that arms.json is of", "seeds": dict.fromkeys(PICTURED, [seed]),
+                               "median_of": " - ".join(PICTURED), "commit": commit},
+            "new_films": {"from": "new_films.json", "rows": [*films["methods"]], "commit": films.get("commit")}}
+    for name, about in said.items():
+        about["sha256"] = hashlib.sha256((results / f"{name}.png").read_bytes()).hexdigest()
+    write_json(results / "pictures.json", said)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -526,15 +565,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("verb", choices=("train", "score", "figures", "list"))
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"score: some of {', '.join(SCORES)}")
     parser.add_argument("--runs", type=Path, default=RUNS, help="the folder of the runs")
-    parser.add_argument("--commit", help="score: of the code that trained them")
+    parser.add_argument("--commit", help="score, figures: of the code that trained them")
     given = parser.parse_args(arguments)
-    check_input(given.verb == "score" or not (given.tables or given.commit), f"{given.verb} takes no more than --runs")
+    check_input(given.verb == "score" or not given.tables, f"{given.verb} takes no tables")
     if given.verb == "train":
         train_all(given.runs)
     elif given.verb == "score":
         score_all(given.runs, given.tables, given.commit)
     elif given.verb == "figures":
-        draw_figures(given.runs)
+        draw_figures(given.runs, given.commit)
     else:
         for job in jobs(given.runs):
             print("done" if is_kept(job) else "    ", job.row, job.seed)

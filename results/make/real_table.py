@@ -260,9 +260,9 @@ def rank_all(cfg: RealConfig) -> tuple:
         if not is_done(folder, data_cfg, train_cfg):
             continue
         if data_cfg not in worlds:
-            worlds[data_cfg] = evaluate.load_evaluation(data_cfg, "test", cfg.limit)
+            worlds[data_cfg] = compare.load_evaluation(data_cfg, "test", cfg.limit)
         data = worlds[data_cfg]
-        check_data_of_run(str(folder), read_run_config(str(folder)), data_hashes(data.ratings.words, data.splits))
+        check_data_of_run(str(folder), data_hashes(data.ratings.words, data.splits))
         # Once, on the prompts that say all.
         if name == "SFT" and seed == 0:
             by_row["zero-shot"], calls["zero-shot"] = [rank_zero_shot(cfg, folder, data)], 1

@@ -94,12 +94,15 @@ def check_refused(call, function: str, expected: str, hint: str) -> None:
     check(False, function, expected, hint, "no error")
 
 
-def say_what_returns_nothing(module):
-    """The module, but a function that returns None says so by its name, wherever it is called. Not so where None is
-    an answer: its annotation says so, as that of the hunts' properties."""
-    for name, function in vars(module).items():
-        if inspect.isfunction(function) and function.__module__ == module.__name__ and not may_be_none(function):
-            setattr(module, name, with_a_value(function, name))
+def say_what_returns_nothing(module, stub):
+    """The module, but a function of the exercise that returns None says so by its name, wherever it is called. Not so
+    where None is an answer: the *stub's* annotation says so, as that of the hunts' properties. The student's own
+    annotations, and helpers, are the student's."""
+    for name, asked in vars(stub).items():
+        given = vars(module).get(name)
+        of_the_exercise = inspect.isfunction(asked) and asked.__module__ == stub.__name__
+        if of_the_exercise and inspect.isfunction(given) and not may_be_none(asked):
+            setattr(module, name, with_a_value(given, name))
     return module
 
 

@@ -62,11 +62,11 @@ def candidate_scores(model, batch: Batch, starts_line: torch.Tensor) -> tuple[to
         use_cache=False).last_hidden_state` is (B, T, d), and takes a boolean (B, 1, T, T) mask, True = may look;
         batch: B lists; what follows the candidates' lines (an answer, pads) must not be read; starts_line:
         `line_starts`.
-    Returns: scores (B, m) float32, by ITEM, large = ranked high: the logit of batch.identifiers[0] at the end of the
-        candidate's line, where the model has read the whole title; logits (B, H, V) float32 of the history's ratings,
-        as the second value of alro.target_logits (a token is predicted one place before it stands).
-    Hints: alro.token_logits gives single logits of hidden states (B, d). Slots become items at the very end:
-        batch.slots.argsort(-1) is item -> slot.
+    Returns: scores (B, m) float32, by CANDIDATE, large = ranked high: the logit of batch.identifiers[0] at the last
+        token of the candidate's line, where it has read the whole title; logits (B, H, V) float32 of the history's
+        ratings, as the second value of alro.target_logits (a token is predicted one place before it stands).
+    Hints: alro.token_logits gives single logits of hidden states (B, d). Slots become candidates at the very end:
+        batch.slots.argsort(-1) is candidate -> slot.
     """
     raise NotImplementedError
 

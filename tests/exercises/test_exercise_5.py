@@ -58,6 +58,23 @@ def divided_by_the_batch(position, ratings, ranks, sigma=1.0):
     return loss / (1 + loss.sum())
 
 
+def divided_by_the_best_rating(position, ratings, ranks, sigma=1.0):
+    """By the best rating of the whole batch: a list weighs less where a neighbour's film is liked."""
+    return alro.lambda_loss(position, ratings, ranks, sigma) / ratings.max()
+
+
+def divided_by_all_ratings(position, ratings, ranks, sigma=1.0):
+    """By the sum of all ratings of the batch."""
+    return alro.lambda_loss(position, ratings, ranks, sigma) / ratings.sum()
+
+
+def on_the_batchs_scale(position, ratings, ranks, sigma=1.0):
+    """Ratings are brought to 0..5 first, by the worst and the best of the batch."""
+    spread = (ratings.max() - ratings.min()).clamp(min=1e-9)
+    return alro.lambda_loss(position, 5 * (ratings - ratings.min()) / spread, ranks, sigma)
+
+
+NORMALISED = [divided_by_the_best_rating, divided_by_all_ratings, on_the_batchs_scale]
 RIGHT = {"suspect_2": hunt_a.suspect_2, "alro.lambda_loss": as_in_alro,
          "one in plain loops, times 1000": in_loops_and_larger,
          "a steeper one": steeper}
@@ -69,6 +86,7 @@ for n in range(5):
     WRONG[f"another that is wrong for certain items ({n})"] = functools.partial(turned_for, n)
 for n in range(3):
     WRONG[f"one that is wrong for some lists of a batch ({n})"] = functools.partial(upside_down_in_row, n)
+    WRONG[f"one that reads all ratings of a batch ({n})"] = NORMALISED[n]
 
 
 UNSEEN_RIGHT = [name for name in RIGHT if name not in SUSPECTS]
@@ -91,6 +109,8 @@ HINTS = {"a fifth": "what must happen when the best item moves up? Strictly less
                                                 "whatever its number, that its place matters",
          "another that is wrong": "demand it of every item, whatever its number, and of every place it may stand at",
          "a sixth": "the other lists of the batch change: what must happen to this one's loss?",
+         "one that reads all ratings": "let the lists of a batch differ in their *ratings*, too, in best, worst "
+                                       "and sum: what must happen to a list's loss when its neighbours' change?",
          "one that is wrong for some lists": "demand it of every list of a batch, not of the first alone"}
 
 

@@ -72,7 +72,7 @@ def ordinary_scores(model, batch, starts_line, work) -> dict[str, torch.Tensor]:
     """{where read: scores (B, m) by candidate} of a plain causal pass over the shared tokens and one candidate's line
     alone, its letter replaced by one that is the same for all."""
     start, end = work.candidate_lines(batch, starts_line)
-    # A line may end in any letter, if it is the same for all; or at "->", before the letter.
+    # A line may end in any letter, if it is the same for all. And, one token too early, at "->", before the letter.
     letters = {slot: batch.identifiers[slot:slot + 1] for slot in range(len(batch.identifiers))}
     letters["->"] = batch.identifiers[:0]
     scores = {where: torch.zeros(batch.slots.shape) for where in letters}
@@ -93,6 +93,10 @@ def test_a_score_is_what_an_ordinary_pass_over_this_candidate_alone_would_say(wo
     found = work.candidate_scores(model, batch, starts_line)[0].detach()
     expected = ordinary_scores(model, batch, starts_line, work)
     distance = {where: (found - scores).abs().max().item() for where, scores in expected.items()}
+    early = distance.pop("->")
+    check(early > 1e-4, SCORES, "a score that is read at the last token of its line",
+          "this one is read one token earlier, at the '->': a line's last token is end - 1, and what stands there, if "
+          "it would tell the slot, can be replaced")
     check(min(distance.values()) < 1e-4, SCORES,
           "for a candidate, what a plain causal pass over the shared tokens and its own line gives: "
           f"the logit of identifiers[0] at the line's end\n{indented(expected[0])}",
@@ -189,6 +193,27 @@ def test_the_ranker_agrees_with_itself_in_every_order(work, model, starts_line):
     scores = work.candidate_scores(model, batch_of(answers=False), starts_line)[0]
     check(torch.equal(one, scores.argsort(dim=-1, descending=True, stable=True)), RANKER, "items by descending score",
           "large = ranked high", one.tolist())
+
+
+def test_ties_go_to_the_lower_candidate(work, starts_line):
+    dead = tiny_model(len(TOKENIZER)).eval()
+    torch.nn.init.zeros_(dead.get_input_embeddings().weight)  # all it ever says is 0
+    lists = uneven_lists()
+    found = work.invariant_ranker(dead, encoder(), starts_line)(lists, displays("one", lists))
+    check_close(found, torch.arange(5).expand(len(lists), -1), RANKER, "candidates 0 to 4 where all scores are equal",
+                "argsort(dim=-1, descending=True, stable=True); a flipped ascending sort turns ties around")
+
+
+def test_the_ranker_keeps_no_gradient(work, model, starts_line):
+    kept = []
+    hook = model.model.register_forward_pre_hook(lambda *_: kept.append(torch.is_grad_enabled()))
+    try:
+        work.invariant_ranker(model, encoder(), starts_line)(LISTS, displays("one", LISTS))
+    finally:
+        hook.remove()
+    check(kept and not any(kept), RANKER, "a model that is asked without gradients",
+          "@torch.no_grad() on the function that ranks, not on the one that makes it: else every pass keeps what "
+          "backward() would need")
 
 
 def test_a_few_steps_of_training(work, small_world, tmp_path):

@@ -1,10 +1,11 @@
 """The hunts cannot be won by one example: who knows a pair of numbers, or one item, lets something wrong through, or
 complains about something right."""
+import classroom
 import pytest
 import test_exercise_5
 import test_exercise_6
 import torch
-from classroom import load
+from classroom import load, path_of
 
 import alro
 
@@ -41,6 +42,30 @@ def test_one_example_does_not_win_hunt_a(detector):
     right = all(passes(detector, loss) for loss in test_exercise_5.RIGHT.values())
     caught = not any(passes(detector, loss) for loss in test_exercise_5.WRONG.values())
     assert not (right and caught)
+
+
+@pytest.mark.parametrize("number, property", [(5, "check_lambda_loss"), (6, "check_batching")])
+def test_a_property_may_return_nothing_and_say_nothing_of_it(number, property, tmp_path, monkeypatch):
+    """A right solution without `-> None`, with a helper that returns nothing either."""
+    text = path_of(number, "solution").read_text(encoding="utf-8").replace(") -> None:", "):")
+    text = text.replace("    generator =", "    no_value()\n    generator =", 1)
+    path = tmp_path / path_of(number, "stub").name
+    path.write_text(f"{text}\n\ndef no_value():\n    pass\n", encoding="utf-8")
+    monkeypatch.setattr(classroom, "MINE", tmp_path)
+    module = classroom.say_what_returns_nothing(load(number, "mine"), load(number, "stub"))
+    assert module.no_value() is None and "-> None" not in text
+    if number == 5:
+        module.check_lambda_loss(alro.lambda_loss)
+    else:
+        module.check_batching(test_exercise_6.as_in_data, *test_exercise_6.case(0))
+
+
+def test_a_function_that_should_return_something_says_so_by_its_name(tmp_path, monkeypatch):
+    path = tmp_path / path_of(4, "stub").name
+    path.write_text("def merge(rankings):\n    rankings.sum()\n", encoding="utf-8")
+    monkeypatch.setattr(classroom, "MINE", tmp_path)
+    with pytest.raises(AssertionError, match="^merge\n  expected: a value\n  hint: .*is a `return` missing"):
+        classroom.say_what_returns_nothing(load(4, "mine"), load(4, "stub")).merge(torch.zeros(1, 1, 2).long())
 
 
 def one_length(make_batch, encoder, lists, slots, orders):

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     tokens, end = batch.input_ids[0].tolist(), int(batch.prompt_tokens[0])
     reads = {end - 1 + k: k + 1 for k in range(6)} | {t - 1: "r" for t in batch.history_at[0].tolist()}
     reads |= {t - 1: "c" for t in batch.candidate_at[0].tolist()}
-    decode = job.tokenizer.decode
+    decode = job.encoder.tokenizer.decode
     print("".join(decode([token]) + (f"[{reads[t]}]" if t in reads else "") for t, token in enumerate(tokens)))
     print("4. Slots -> items:", batch.slots.tolist(), "; the token of each item:")
     print("  ", [[decode([token]) for token in row] for row in batch.candidate_tokens().tolist()])

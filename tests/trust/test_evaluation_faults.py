@@ -115,24 +115,24 @@ def test_a_run_that_cannot_be_written_to_is_warned_of_before_the_work_and_its_ta
     def read_only(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    def warned(message, warn=evaluate.warn):
+    def warned(message, warn=run_folder.warn):
         assert not work
         warn(message)
     monkeypatch.setattr(run_folder.tempfile, "TemporaryFile", read_only)
     monkeypatch.setattr(run_folder, "write_lines", read_only)
-    monkeypatch.setattr(evaluate, "warn", warned)
+    monkeypatch.setattr(run_folder, "warn", warned)
     message = one_line(evaluate.main, [str(run), "--limit", "3", "--orders", "1"])
     printed = capsys.readouterr()
     assert "eval-test.lists.jsonl: cannot be written" in message and "Permission denied" in message
     assert f"{run}: cannot be written to" in printed.err and "the table will be printed" in printed.err
-    assert "NDCG@3" in printed.out and "the item mean (" in printed.out and work  # to its last sentence
+    assert "NDCG@3" in printed.out and "So few lists" in printed.out and work  # to its last sentence
 
 
 def test_a_file_in_the_way_costs_no_table(run, capsys):
     (run / "eval-test.lists.jsonl").mkdir()
     message = said(evaluate.main, [str(run), "--limit", "3", "--orders", "1"])
     assert "eval-test.lists.jsonl: cannot be written" in message
-    assert "the item mean (" in capsys.readouterr().out
+    assert "So few lists" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("script, flag, name", [

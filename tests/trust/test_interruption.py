@@ -99,6 +99,15 @@ def test_a_closed_standard_output_ends_no_run(world, straight, tmp_path, closed)
     assert result["ranked_lists"] == 3 and "trained" in result["methods"]
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_table_whose_reader_has_read_enough_is_no_failure(lines):
+    """`python -m experiments.compare A B | head -1`: once exit status 1."""
+    script = f"from plumbing.flags import run_script; run_script(lambda: print('a line\\n' * {lines}))"
+    done = subprocess.run(["bash", "-c", f'"{sys.executable}" -c "{script}" | head -1; exit ${{PIPESTATUS[0]}}'],
+                          capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a line\n", "")
+
+
 # ---- kill -9 ---------------------------------------------------------------------------------------------------------
 
 def check_whole(out: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_validation_that_is_not_finite_names_the_step(world, tmp_path, monkeyp
         return model, tokenizer
     monkeypatch.setattr(train, "build_model", poisoned)
     message = one_line(lambda: train.train(*csv_run(world, tmp_path / "run"), on_step=done.append))
-    assert re.match(rf"step {step}: the model's logits are not finite .*lists \['\d+/valid'", message), message
+    assert re.match(rf"step {step}: lists \['\d+/valid'.*the model's logits are not finite", message), message
     assert (saved_step(tmp_path / "run") == 3) if step == 6 else not (tmp_path / "run" / "checkpoint").exists()
 
 

@@ -1,4 +1,5 @@
 """What the pages say is there, is there, and their numbers are those of the files."""
+import hashlib
 import importlib.util
 import json
 import re
@@ -86,7 +87,7 @@ def test_every_table_of_results_is_there_and_names_what_it_was_measured_on():
     pages_text = README + RESULTS + LOG
     named = set(re.findall(r"`(?:results/)?([\w.-]+\.(?:json|png))`", pages_text))
     named |= set(re.findall(r"\]\((?:results/)?([\w.-]+\.(?:json|png|md))\)", pages_text))
-    there = {path.name for path in ROOT.glob("results/*.*")} - {"README.md", "LOG.md"}
+    there = {path.name for path in ROOT.glob("results/*.*")} - {"README.md", "LOG.md", "pictures.json"}
     assert there <= named and len(there) > 5, there - named
     for name in there:
         text = (ROOT / "results" / name).read_bytes()
@@ -99,6 +100,26 @@ def test_every_table_of_results_is_there_and_names_what_it_was_measured_on():
                 assert "methods" not in table or "chance" in table["methods"], name
                 assert "methods" not in table or table["commit"], name
             assert not re.search(rb'"/\w', text), f"{name} holds a path of one machine"
+
+
+def test_every_picture_names_what_it_is_of_and_the_maps_are_those_of_the_median_seed():
+    """Once seed 0 was pictured, where the difference of the two losses was largest."""
+    path = ROOT / "results" / "pictures.json"
+    if not path.exists():
+        pytest.skip("these pictures are of before `measure.py figures` wrote pictures.json")
+    told = json.loads(path.read_text())
+    assert {f"{name}.png" for name in told} == {png.name for png in ROOT.glob("results/*.png")}
+    for name, about in told.items():
+        assert about["sha256"] == hashlib.sha256((ROOT / "results" / f"{name}.png").read_bytes()).hexdigest(), name
+    arms, maps = pages.read("arms"), told["output_by_slot"]
+    assert maps["commit"] == arms["commit"] == told["slot_curve"]["commit"] == told["learning_curves"]["commit"]
+    gaps = arms["differences"][maps["median_of"]]["ndcg@6"]["by_seed"]
+    seed, = {seed for seeds in maps["seeds"].values() for seed in seeds}
+    assert sum(gap < gaps[seed] for gap in gaps) == (len(gaps) - 1) // 2
+    for row, seeds in told["slot_curve"]["seeds"].items():
+        assert len(seeds) == arms["methods"][row]["seeds"], row
+    films = next(iter(pages.read("new_films").values()))
+    assert told["new_films"]["rows"] == [*films["methods"]] and told["new_films"]["commit"] == films.get("commit")
 
 
 def test_every_flag_in_the_readme_exists():

@@ -33,7 +33,7 @@ def test_two_processes_evaluate_to_what_one_does(world, straight):
     """Every list's displayed orders, rankings and metrics are those it has in one process over all lists."""
     cfg = csv_run(world, "-")[0]
     ratings = data.load(cfg)
-    lists = data.informative(data.split(ratings, cfg).test, "test")
+    lists = data.informative_lists(data.split(ratings, cfg).test, "test")
 
     def rows(part):
         torch.set_num_threads(1)

@@ -33,8 +33,19 @@ def test_the_same_command_works_after_a_kill_before_config_json(world, straight,
         (tmp_path / "run" / name).write_text("{")
     train.train(*csv_run(world, tmp_path / "run"))
     assert_same_end(straight, tmp_path / "run")
+    assert one_line(train.main, ["--out", ""]) == "--out is empty: give a value, or leave the flag out"
     assert one_line(train.train, *csv_run(world, world / "items.csv")) == f"--out {world}/items.csv is a file, " \
         "not a folder"
+
+
+def test_the_same_folder_works_after_a_loss_that_was_no_loss(world, straight, tmp_path):
+    """It was refused at the first step: its config.json alone is no run, and the next try need not be elsewhere."""
+    def mine(model, batch, cfg):
+        return {"sft": train.losses(model, batch, cfg)["sft"]}
+    told = one_line(train.train, *csv_run(world, tmp_path / "run"), losses=mine)
+    assert told == 'a loss function must return "total", the loss of each list; this one returns sft'
+    train.train(*csv_run(world, tmp_path / "run"))
+    assert_same_end(straight, tmp_path / "run")
 
 
 # ---- Not on other data, nor under another configuration --------------------------------------------------------------
@@ -55,21 +66,23 @@ def test_a_run_is_not_gone_on_with_on_other_data(world, straight, tmp_path):
     assert "made with other data" in one_line(train.main, ["--resume", str(tmp_path / "run")])
 
 
-@pytest.mark.parametrize("part, name, value", [
-    ("train", "lr", 1e-3), ("train", "seed", 7), ("train", "steps", 9), ("train", "batch_size", 3),
-    ("data", "stride", 3), ("losses", None, "experiments.objectives:soft_ties_losses")])
-def test_a_run_is_not_gone_on_with_under_another_configuration(straight, tmp_path, part, name, value):
+@pytest.mark.parametrize("part, name, value, other", [
+    ("train", "lr", 1e-3, "another configuration"), ("train", "seed", 7, "another configuration"),
+    ("train", "steps", 9, "another configuration"), ("train", "batch_size", 3, "another configuration"),
+    ("data", "stride", 3, "other data"),
+    ("losses", None, "experiments.objectives:soft_ties_losses", "another loss function")])
+def test_a_run_is_not_gone_on_with_under_another_configuration(straight, tmp_path, part, name, value, other):
     """config.json edited: half a run each way is no run."""
     shutil.copytree(straight, tmp_path / "run")
     config = json.loads((straight / "config.json").read_text())
     config[part] = {**config[part], name: value} if name else value
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     before = (tmp_path / "run" / "log.jsonl").read_bytes()
-    assert "other data or another configuration" in one_line(train.main, ["--resume", str(tmp_path / "run")])
+    assert one_line(train.main, ["--resume", str(tmp_path / "run")]).endswith(f"made with {other}")
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("part, name", [("train", "sigma"), ("train", "beta"), ("data", "stride"), ("data", "k_core")])
+@pytest.mark.parametrize("part, name", [("train", "sigma"), ("train", "lr"), ("data", "stride"), ("data", "k_core")])
 def test_a_field_is_never_filled_in_by_its_default(straight, tmp_path, part, name):
     """A field that is gone from config.json is missed by name, though the default would be the run's own value; one
     that the checkpoint lacks makes it one of another configuration."""
@@ -105,7 +118,8 @@ def test_a_second_run_does_not_overwrite_the_first(small_world, demo_straight):
     before = (demo_straight / "log.jsonl").read_bytes()
     with refused("--resume"):
         train.train(*demo_run(demo_straight))
-    for flags in (["--lr", "1"], ["--out", "elsewhere"], ["--losses", "x:y"], ["--seed", "2"], ["--stride", "2"]):
+    for flags in (["--preset", "small-gpu"], ["--lr", "1"], ["--out", "elsewhere"], ["--losses", "x:y"],
+                  ["--seed", "2"], ["--stride", "2"]):
         with refused("no other flag"):
             train.main(["--resume", str(demo_straight), *flags])
     assert (demo_straight / "log.jsonl").read_bytes() == before

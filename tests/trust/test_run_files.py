@@ -77,11 +77,11 @@ def test_a_damaged_log_is_one_line_that_names_it(straight, tmp_path, content):
     (tmp_path / "run" / "log.jsonl").write_bytes((straight / "log.jsonl").read_bytes() + content)
     if content.endswith(b"\n"):
         message = said(train.main, ["--resume", str(tmp_path / "run")])
-        assert f"{tmp_path}/run/log.jsonl: cannot be gone on with" in message
+        assert f"{tmp_path}/run/log.jsonl: cannot be resumed from" in message
     assert (tmp_path / "run" / "log.jsonl").read_bytes().endswith(content)
     table, folders = {"list_size": 3, "methods": {"run": {"mean_rank_by_slot": [2.0] * 3}}}, [str(tmp_path / "run")]
     if content != b"[1]\n":  # a row without a score, to figures
-        message = one_line(figures.curves, table, {"run": folders})
+        message = one_line(figures.curves, table, {"run": folders}, {})
         places = f"{tmp_path}/run/log.jsonl: cannot be read", f"log.jsonl of {tmp_path}/run: cannot be read"
         assert message.startswith(places)
     if not content.endswith(b"\n"):

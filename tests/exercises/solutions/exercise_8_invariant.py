@@ -1,7 +1,8 @@
 """Solution 8: candidates that do not see each other, at shared position ids, scored in one pass.
 
 The third way in which the display gets in is the letter: the line of slot 0 ends in " A", that of slot 1 in " B". All
-lines get the same one here. (Reading the score one token earlier, at "->", would do as well.)
+lines get the same one here. (Reading the score one token earlier, at "->", would keep the letter out as well; but the
+last token of the line is asked for.)
 """
 import torch
 
