@@ -52,9 +52,22 @@ def test_the_pages_are_short():
     assert "not the paper's full text" in README.split("##")[0]
 
 
+def test_every_number_in_the_prose_stands_in_a_table():
+    """What is worked by hand is printed by alro.py (above); all else is of a file, by way of a written table."""
+    tables = "".join(re.findall(r"<!-- table .*?<!-- end -->", README + RESULTS, flags=re.S))
+    tables += "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("results/tables/*.md"))
+    numbers = r"(?<![\w.])\.\d{2,4}(?!\d)"
+    known = set(re.findall(numbers, tables)) | {pages.number(pages.read("cost")["loss"][0]["share"])}
+    by_hand = README.split("## One list by hand")[1].split("\n## ")[0]
+    for page in (README.replace(by_hand, ""), RESULTS):
+        prose = re.sub(r"<!-- table .*?<!-- end -->", "", page, flags=re.S)
+        found = set(re.findall(numbers, prose))
+        assert found <= known, found - known
+
+
 def test_a_number_is_printed_as_the_pages_have_it():
-    assert [pages.number(value) for value in (0.9824, -0.0312, 0, -0.0001, 12.5)] == [".982", "−.031", ".000", ".000",
-                                                                                    "12.500"]
+    assert [pages.number(value) for value in (0.9824, -0.0312, 0, -0.0001, 12.5)] == [".982", "−.031", ".000",
+                                                                                    "−.000", "12.500"]
     assert pages.signed(0.004) == "+.004" and pages.signed(-0.004) == "−.004" and pages.signed(0.98, 2) == "+.98"
     assert pages.steps_until({"steps_until_85": [480, None, 600]}) == "540; 1 never"
     assert pages.steps_until({"steps_until_85": [None, None, 600]}) == "2 of 3 never"
