@@ -243,8 +243,8 @@ def candidate_log_probs(answer_logits: Tensor, batch: Batch) -> Tensor:
     m = batch.slots.shape[-1]
     # The same m tokens are looked up at each output position.
     tokens = batch.candidate_tokens().unsqueeze(1).expand(-1, m, -1)  # (B, m, m)
-    of_items = answer_logits.gather(-1, tokens)  # (B, m, m)
-    return of_items - answer_logits.logsumexp(-1, keepdim=True)
+    of_candidates = answer_logits.gather(-1, tokens)  # (B, m, m)
+    return of_candidates - answer_logits.logsumexp(-1, keepdim=True)
 
 
 # ---- 4. The losses -------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def share_of_ideal(gain_by_rank, gain, k):
 def ndcg(ratings: torch.Tensor, order: torch.Tensor, k: int) -> torch.Tensor:
     """Normalised discounted cumulative gain at k: 1 for an ideal order.
 
-    Args: ratings (B, m) >= 0; order (B, m) long, item indices, best first; k >= 1, above m means m.
+    Args: ratings (B, m) >= 0; order (B, m) long, candidate indices, best first; k >= 1, above m means m.
     Returns: (B,) float64; 1 where the ideal DCG is 0.
     Source: PAPER, gain 2^r - 1, discount 1 / log2(1 + rank).
     """
@@ -87,13 +87,13 @@ def chance_ndcg(ratings: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def rank_signs(order):
-    """(B, m, m) sign of rank_i - rank_j: -1 where an order (B, m) puts item i before item j."""
+    """(B, m, m) sign of rank_i - rank_j: -1 where an order (B, m) puts candidate i before candidate j."""
     rank = rank_of(order)  # (B, m)
     return (rank.unsqueeze(-1) - rank.unsqueeze(-2)).sign()
 
 
 def kendall_tau(order_a: torch.Tensor, order_b: torch.Tensor) -> torch.Tensor:
-    """Kendall's tau (B,) between the *ranks* that two orders (B, m) give to the items.
+    """Kendall's tau (B,) between the *ranks* that two orders (B, m) give to the candidates.
 
     1: the same; 0: no more alike than random orders; -1: reversed.
     """
@@ -153,7 +153,7 @@ def fit_to_model(data: EvaluationData, encoder) -> EvaluationData:
 
 
 def ratings_of(lists) -> torch.Tensor:
-    """(N, m) ratings by item."""
+    """(N, m) ratings by candidate."""
     return torch.tensor([ranking_list.ratings for ranking_list in lists])
 
 
@@ -202,7 +202,7 @@ def score_ranker(score):
     """A ranker that sorts by score(ranking_list) -> (m,), indifferent to the displayed order."""
     def rank(lists, slots):
         scores = np.array([score(ranking_list) for ranking_list in lists])  # (N, m)
-        # Stable: ties go by item index, which is random.
+        # Stable: ties go by candidate index, which is random.
         return torch.tensor(np.argsort(-scores, kind="stable"))
     return rank
 
@@ -265,13 +265,13 @@ def score_method(ranker, lists, orders: int, shown: bool = True) -> dict:
     # Stage 4: how much alike the rankings of one list are in two orders
     if orders > 1:
         pairs = list(itertools.combinations(random_orders, 2))
-        flips = [a[:, 0] != b[:, 0] for a, b in pairs]  # another item on top
+        flips = [a[:, 0] != b[:, 0] for a, b in pairs]  # another candidate on top
         values["agreement"] = mean_of(kendall_tau(*pair) for pair in pairs)
         values["top1_flip_rate"] = mean_of(flip.double() for flip in flips)
 
     # Stage 5: the rank of what is displayed in each slot
-    ranks = rank_of(torch.cat(random_orders)).double()  # (orders * N, m) by item
-    displayed = torch.tensor(slots[:orders]).flatten(0, 1)  # (orders * N, m) slot -> item
+    ranks = rank_of(torch.cat(random_orders)).double()  # (orders * N, m) by candidate
+    displayed = torch.tensor(slots[:orders]).flatten(0, 1)  # (orders * N, m) slot -> candidate
     by_slot = ranks.gather(1, displayed)
 
     method = {"slots": slots, "predicted": predicted}
