@@ -69,7 +69,7 @@ def share_of_ideal(gain_by_rank, gain, k):
 def ndcg(ratings: torch.Tensor, order: torch.Tensor, k: int) -> torch.Tensor:
     """Normalised discounted cumulative gain at k: 1 for an ideal order.
 
-    Args: ratings (B, m) >= 0; order (B, m) long, candidate indices, best first; k >= 1, above m means m.
+    Args: ratings (B, m) >= 0; order (B, m) long, candidates, best first; k >= 1, above m means m.
     Returns: (B,) float64; 1 where the ideal DCG is 0.
     Source: PAPER, gain 2^r - 1, discount 1 / log2(1 + rank).
     """
@@ -87,7 +87,7 @@ def chance_ndcg(ratings: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def rank_signs(order):
-    """(B, m, m) sign of rank_i - rank_j: -1 where an order (B, m) puts candidate i before candidate j."""
+    """(B, m, m) sign of rank_i - rank_j: -1 where an order (B, m) puts candidate i before j."""
     rank = rank_of(order)  # (B, m)
     return (rank.unsqueeze(-1) - rank.unsqueeze(-2)).sign()
 

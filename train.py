@@ -249,7 +249,7 @@ def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
 def references(order: torch.Tensor, ratings: torch.Tensor, cfg: TrainConfig) -> dict:
     """What to read SLL beside: that of a model that knows only what is already out, and of one that
     is sure of the gold order."""
-    # No model is asked. With the gold candidates forced, a *blind* model is certain only that what is
+    # No model is asked. Gold candidates are forced: a *blind* model is certain only that what is
     # out already does not come again (alro.blind_probs). tau is the target rank of each candidate.
     tau = gold_rank(ratings)  # (B, m)
     blind = soft_lambda_loss(blind_probs(order), ratings, tau, cfg.gamma, cfg.sigma)
