@@ -52,7 +52,7 @@ class RealConfig:
     model: str = option("HuggingFaceTB/SmolLM2-135M-Instruct", "Hugging Face id or folder")
     size: str = option("cpu", "tiny, cpu or gpu: which model, and how much of it to train")
     limit: int | None = option(None, "test lists to rank; None = all")
-    rows: str = option("", "train or rank these alone, separated by ;, as `list` names them (default: all)")
+    rows: str | None = option(None, "train or rank these alone, separated by ;, as `list` names them (default: all)")
     seed: int | None = option(None, "train or rank this seed alone (default: all)")
     jobs: int = option(1, "each: processes side by side")
     compile: bool = option(False, "as train.py's")
