@@ -69,7 +69,7 @@ def test_train_py_takes_the_losses_of_exercise_3(project):
     losses = "tests.exercises.mine.exercise_3_plackett_luce:losses"
     assert losses in load(3, "stub").__doc__ and losses in (HERE / "README.md").read_text(encoding="utf-8")
     status, output = train_with(project, losses)
-    expected = f"error: --losses {losses}: no function is called so (ModuleNotFoundError: No module named "
+    expected = f"error: --losses {losses}: there is no such function (ModuleNotFoundError: No module named "
     assert status == 1 and output.startswith(expected)
     assert len(output.splitlines()) == 1 and not (project / "run").exists(), output
 
