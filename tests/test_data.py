@@ -265,16 +265,22 @@ def test_a_candidates_rating_is_one_token_or_no_target(kind, levels):
 
 @given(st.lists(st.sampled_from([1.0, 2.0, 3.0, 4.0, 5.0]), min_size=3, max_size=3), st.permutations(range(3)),
        st.permutations(range(3)))
-def test_a_candidates_rating_changes_no_input_token(ratings, slots, order):
-    """It is a target alone: whatever the ratings, the model reads the same. (Were it to leak, knowing were reading.)"""
-    encoder = encoder_of(FILM_TOKENS, ["Heat", "Babe", "Fargo", "Casino"], 3)
+def test_no_prompt_tells_a_candidates_rating(ratings, slots, order):
+    """It is a target alone: whatever the ratings, the model reads the same, in training and to rank. (Were one to leak,
+    knowing were reading.) In bytes, too: a word that leaks would be, to a tokenizer of words, one that it never saw."""
     one = data.RankingList("x", 0, [(3, 4.0)], [0, 1, 2], [3.0, 3.0, 3.0], [0, 1, 2])
     other = dataclasses.replace(one, ratings=ratings)
-    gold = torch.tensor([order])
-    first, second = (encoder.encode([ranking_list], [slots], gold) for ranking_list in (one, other))
-    assert second.candidate_rated[0].tolist() == [encoder.token_of_level[rating] for rating in ratings]
-    for name in set(first._fields) - {"ratings", "candidate_rated"}:
-        assert torch.equal(getattr(first, name), getattr(second, name)), name
+    for tokenizer in FILM_TOKENS, BYTES:
+        encoder = encoder_of(tokenizer, ["Heat", "Babe", "Fargo", "Casino"], 3)
+        assert len(encoder.token_of_level) == (5 if tokenizer is FILM_TOKENS else 0)
+        first, second = (data.list_prompt(encoder.words, ranking_list, slots) for ranking_list in (one, other))
+        assert first == second
+        for gold in torch.tensor([order]), None:
+            first, second = (encoder.encode([ranking_list], [slots], gold) for ranking_list in (one, other))
+            told = [encoder.token_of_level.get(rating, -100) for rating in ratings]
+            assert second.candidate_rated[0].tolist() == (told if gold is not None else [-100] * 3)
+            for name in set(first._fields) - {"ratings", "candidate_rated"}:
+                assert torch.equal(getattr(first, name), getattr(second, name)), name
 
 
 FILM_TOKENS = word_level(["Heat", "Babe", "Fargo", "Casino"])

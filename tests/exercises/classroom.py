@@ -68,7 +68,7 @@ def check(good, function: str, expected: str, hint: str, found=None) -> None:
     good = good.all().item() if isinstance(good, torch.Tensor) else bool(good)
     if not good:
         text = "" if found is None else f"\n  found:    {indented(found)}"
-        raise AssertionError(f"{function}\n  expected: {expected}{text}\n  hint:     {hint}")
+        raise AssertionError(f"{function}\n  expected: {indented(expected)}{text}\n  hint:     {hint}")
 
 
 def check_close(found, expected, function: str, what: str, hint: str, atol: float = 1e-6) -> None:
@@ -79,7 +79,7 @@ def check_close(found, expected, function: str, what: str, hint: str, atol: floa
     check(found.shape == expected.shape, function, f"{what}; shape {tuple(expected.shape)}", hint, tuple(found.shape))
     expected = expected.to(found.dtype)
     good = torch.allclose(found, expected, rtol=1e-5, atol=atol)
-    check(good, function, f"{what}:\n{indented(expected)}", hint, found)
+    check(good, function, f"{what}:\n{plain(expected)}", hint, found)
 
 
 def check_refused(call, function: str, expected: str, hint: str) -> None:
@@ -121,9 +121,12 @@ def with_a_value(function, name: str):
     return asked
 
 
+def plain(value) -> str:
+    return f"{value.tolist() if isinstance(value, torch.Tensor) and value.dim() < 2 else value}"
+
+
 def indented(value) -> str:
-    text = f"{value.tolist() if isinstance(value, torch.Tensor) and value.dim() < 2 else value}"
-    return text.replace("\n", "\n            ")
+    return plain(value).replace("\n", "\n            ")
 
 
 def complaint(holds, *arguments) -> str | None:

@@ -34,7 +34,7 @@ from data import RankingList
 
 
 def content_free(ranking_list: RankingList, item: int) -> RankingList:
-    """The same list, its history too, with one item of the catalogue in all of its m lines.
+    """The same list with the same history, but one item of the catalogue in all m lines of its candidates.
 
     Args: item: index into the catalogue (`RankingList` tells items from candidates).
     Returns: a new list; the one that was given stays as it is. Hint: dataclasses.replace.
@@ -46,7 +46,8 @@ def first_log_y(model, batch: Batch) -> torch.Tensor:
     """log y of the answer's first letter, (B, m) *by slot*, over the m identifiers.
 
     Args: batch: B lists; with or without an answer behind the prompt, which is not to be read.
-    Hints: alro.hidden_before, alro.token_logits; `rank_candidates` and `target_logits` read the same place.
+    Hints: alro.backbone, alro.hidden_before, alro.token_logits; `rank_candidates` and `target_logits` read the same
+        place.
     """
     raise NotImplementedError
 
@@ -54,7 +55,8 @@ def first_log_y(model, batch: Batch) -> torch.Tensor:
 def slot_bias(model, encoder, lists: list[RankingList], items: list[int]) -> torch.Tensor:
     """What the model likes where nothing tells the candidates apart: (m,) by slot; a constant for all slots is free.
 
-    Args: lists: N lists; items: N items of the catalogue, the neutral one of each list.
+    Args: lists: N lists; items: N items of the catalogue, the neutral one of each list. (In which displayed order? All
+        lines are alike.)
     Returns: the mean of `first_log_y` over the N content-free lists: a mean of *logarithms*, no gradient kept.
     """
     raise NotImplementedError
@@ -72,7 +74,8 @@ def calibrated(log_y: torch.Tensor, bias: torch.Tensor, slots: torch.Tensor) -> 
 def calibrated_ranker(model, encoder, bias: torch.Tensor):
     """A ranker that sorts by `calibrated`: function (lists, slots) -> (N, m) long, candidates best first.
 
-    Ties go to the lower candidate index. No gradient is kept. Hint: 64 lists at a time will do.
+    Ties go to the lower candidate index. No gradient is kept. Hints: 64 lists at a time will do; `rank_candidates`
+    sorts in the same way.
     """
     raise NotImplementedError
 

@@ -18,7 +18,7 @@ import torch
 
 
 def lambdarank_weights(ratings: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
-    """What NDCG loses when i and j swap places and every other item stays where it is.
+    """What NDCG loses when i and j swap places and every other candidate stays where it is.
 
     Args: ratings (B, m) float >= 0; ranks (B, m), the places: 1-based, of any order, may be fractional (ties share a
         mean rank, and the discount is then that of the mean rank).

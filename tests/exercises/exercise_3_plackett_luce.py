@@ -1,9 +1,9 @@
 """Exercise 3: a list-wise likelihood in the place of the pairs. 60 minutes.
 
-The soft lambda loss adds up pairs. Plackett and Luce give a whole order its probability instead: draw the first item
-with probability softmax(scores), strike it out, draw the second among the rest, and so on. Its negative logarithm is
-known as ListMLE. A language model that writes one identifier after another does the very same, except that it may
-change its scores after each.
+The soft lambda loss adds up pairs. Plackett and Luce give a whole order its probability instead: draw the first
+candidate with probability softmax(scores), strike it out, draw the second among the rest, and so on. Its negative
+logarithm is known as ListMLE. A language model that writes one identifier after another does the very same,
+except that it may change its scores after each.
 
 What to learn: a likelihood over permutations; log-sum-exp over what is left, from the end of the list backwards; a
 *score* is large where a *position* is small, and a sign forgotten there trains the list upside down; what to do with
@@ -27,14 +27,14 @@ import torch
 def list_mle(scores: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """-log P(order) of Plackett and Luce: - sum_k log( exp(s_order[k]) / sum_{l >= k} exp(s_order[l]) ).
 
-    Args: scores (B, m), large = ranked high; order (B, m) long, item indices, best first.
+    Args: scores (B, m), large = ranked high; order (B, m) long, candidates, best first.
     Returns: (B,), nats per list, >= 0. Finite, with its gradient, for scores up to +-10 000.
     """
     raise NotImplementedError
 
 
 def list_mle_with_ties(scores: torch.Tensor, ratings: torch.Tensor) -> torch.Tensor:
-    """The same from ratings, where tied items do not compete: each item only against itself and those rated *below* it.
+    """The same from ratings, where tied candidates do not compete: each one only against itself and those *below* it.
 
     Args: scores, ratings (B, m).
     Returns: (B,): - sum_i log( exp(s_i) / (exp(s_i) + sum_{j: r_j < r_i} exp(s_j)) ). Without ties it is

@@ -1,14 +1,14 @@
 """Exercise 4: bootstrapped inference, the rival of permutation-sensitive learning. 45 minutes.
 
 A model with position bias can also be helped after training: show each list in R displayed orders, rank it R times, and
-order the items by their mean rank. PSL promises the same without the R-fold cost. Write the rival.
+order the candidates by their mean rank. PSL promises the same without the R-fold cost. Write the rival.
 
 What to learn: averaging over displays removes a bias that averages out, and only that; its price is R calls of the
 model per list; and a famous slip, shipped with a published ranker: all R copies shuffled *alike*, so that R calls show
 one order R times and nothing is averaged. It costs all it should, and no error is ever raised.
 
-A ranker is what evaluate.py calls so: a function (lists, slots) -> (N, m) long, items best first, N lists of m
-candidates, list n displayed in order slots[n] (slot -> item).
+A ranker is what evaluate.py calls so: a function (lists, slots) -> (N, m) long, candidates best first, N lists
+of m, list n displayed in order slots[n] (slot -> candidate).
 
 Begin: python tests/exercises/start.py 4       Check: pytest tests/exercises --exercise 4
 Then try it: `python train.py --alpha 0 --beta 0 --display_order shuffled`, and with the folder that it names,
@@ -34,8 +34,8 @@ def draw_displays(m: int, list_id: str, first: list[int], displays: int) -> list
 def merge(rankings: torch.Tensor) -> torch.Tensor:
     """One ranking from several, by mean rank.
 
-    Args: rankings (R, N, m) long, items best first.
-    Returns: (N, m) long, items by ascending mean rank over R; ties go to the lower item index.
+    Args: rankings (R, N, m) long, candidates best first.
+    Returns: (N, m) long, candidates by ascending mean rank over R; ties go to the lower candidate index.
     """
     raise NotImplementedError
 

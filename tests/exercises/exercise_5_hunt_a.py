@@ -7,8 +7,8 @@ it gives other numbers than alro.lambda_loss.
 Do not look for the lines first. Write down what any lambda loss on *positions* must do, as a test that takes the
 function as its argument, and let the test tell. Do not compare with alro.lambda_loss, or with any other implementation:
 for a loss of your own you would have none. A property that holds for every input is worth more than many numbers: the
-checks also bring losses that you do not see, some of them wrong for certain items only. They count how many suspects
-you judge rightly and do not say which. To ask one by hand, in Python from the project's root: import sys;
+checks also bring losses that you do not see, some of them wrong for certain candidates only. They count how many
+suspects you judge rightly and do not say which. To ask one by hand, in Python from the project's root: import sys;
 sys.path += [".", "tests/exercises"]; from suspects import hunt_a.
 
 What to learn: to turn "the loss should get smaller when the ranking gets better" into a test; to ask what must *not*
@@ -26,7 +26,7 @@ def check_lambda_loss(lambda_loss) -> None:
         small = ranked high. It may differ in its weights and in its size.
     Use plain asserts on inputs that you choose, or draw; or define a Hypothesis test in here, and call it.
 
-    Questions that help. The best item moves up a little: what must happen, wherever it stood, however bad the list was?
-    And the worst? What may the items' numbers have to do with it? And the other lists of the batch?
+    Questions that help. The best candidate moves up a little: what must happen, wherever it stood, however bad the list
+    was? And the worst? What may the candidates' numbers have to do with it? And the other lists of the batch?
     """
     raise NotImplementedError

@@ -7,8 +7,8 @@ others are wrong in other ways; at least one is right.
 Again, write a property that any right batching has and that takes the function as its argument; do not compare with
 data.Encoder.encode. (`from classroom import prompts`: prompts(encoder, lists, slots), the tokens of each list's prompt,
 is above suspicion.) Ask what the *loss* gets to see, not what the fields say of themselves: SFT, SLL and PSL read the
-model's output for answer k at place `prompt_tokens - 1 + k`, and look up the items of `order` there, by way of `slots`.
-And what does the *model* get to see before it must answer? (What the ratings' losses read is not the question here.)
+model's output for answer k at place `prompt_tokens - 1 + k`, and look up the candidates of `order` there, by way of
+`slots`. And what does the *model* get to see before it must answer? (What the ratings' losses read is not asked here.)
 
 Models on strings serve well as a probe: `Puppet` below says at every place whatever you like. Which puppet should make
 no mistake with a right batching, and some with a wrong one?

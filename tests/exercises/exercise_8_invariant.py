@@ -74,8 +74,8 @@ def candidate_scores(model, batch: Batch, starts_line: torch.Tensor) -> tuple[to
 def list_loss(scores: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """-log P(order) of Plackett and Luce, divided by m: nats per identifier, like SFT.
 
-    P draws the order's items one by one, each in proportion to exp(score) among those that are left:
-        L = -1/m sum_k log( exp(score of the item at position k) / sum over positions l >= k of exp(their scores) ).
+    P draws the order's candidates one by one, each in proportion to exp(score) among those that are left:
+        L = -1/m sum_k log( exp(score of the candidate at position k) / sum over l >= k of exp(their scores) ).
     Args: scores (B, m), large = ranked high; order (B, m) long, best first. Returns: (B,). Of equal scores: log(m!)/m.
     """
     raise NotImplementedError
@@ -93,8 +93,9 @@ def invariant_losses(starts_line: torch.Tensor):
 
 
 def invariant_ranker(model, encoder, starts_line: torch.Tensor):
-    """A ranker as evaluate.py calls it: function (lists, slots) -> (N, m) long, items best first, no gradient kept.
+    """A ranker as evaluate.py calls it: function (lists, slots) -> (N, m) long, candidates best first.
 
-    Ties go to the lower item index. Hint: encoder.encode(lists, slots) has prompts only; 64 lists at a time will do.
+    No gradient is kept. Ties go to the lower candidate index. Hint: encoder.encode(lists, slots) has prompts only; 64
+    lists at a time will do.
     """
     raise NotImplementedError

@@ -41,8 +41,8 @@ def test_ties_and_lists_without_gain_weigh_nothing(work):
               "0/0 and 0 * inf are NaN: select with torch.where, do not multiply by a mask", weights)
         check(weights[1:] == 0, name, "0 for a list whose ratings are all equal", "no pair of it is rated differently",
               weights[1:])
-        check(weights[0, :2, :2] == 0, name, "0 for items that are tied", "strictly above: >", weights[0])
-        check(weights[0, 2, :2] > 0, name, "more than 0 where item 2, rated 5, stands above the others",
+        check(weights[0, :2, :2] == 0, name, "0 for candidates that are tied", "strictly above: >", weights[0])
+        check(weights[0, 2, :2] > 0, name, "more than 0 where candidate 2, rated 5, stands above the others",
               "row i, column j",
               weights[0])
 
@@ -86,7 +86,7 @@ def test_lambdarank_is_the_change_in_ndcg_of_a_swap(work):
             swapped[0, [a, b]] = order[0, [b, a]]
             i, j = order[0, a], order[0, b]  # i is the better one: the order is gold
             check_close(weights[0, i, j], 1 - ndcg(ratings, swapped, 6)[0], LAMBDARANK,
-                        f"what NDCG loses when the items of gold ranks {a + 1} and {b + 1} swap places",
+                        f"what NDCG loses when the candidates of gold ranks {a + 1} and {b + 1} swap places",
                         "is G divided by the ideal DCG? is it 1/D at tau_i and at tau_j?", atol=1e-9)
             check(weights[0, j, i] == 0, LAMBDARANK, "0 where i is rated below j", "each pair counts once",
                   weights[0, j, i])
@@ -94,15 +94,15 @@ def test_lambdarank_is_the_change_in_ndcg_of_a_swap(work):
 
 @settings(deadline=None, max_examples=60)
 @given(rated, st.randoms(use_true_random=False))
-def test_renaming_the_items_renames_the_weights(work, ratings, random):
+def test_renaming_the_candidates_renames_the_weights(work, ratings, random):
     new = random.sample(range(len(ratings)), len(ratings))
     one, two = torch.tensor([ratings]), torch.tensor([[ratings[i] for i in new]])
     for name in NAMES:
         before, after = (getattr(work, name)(r, alro.gold_rank(r)) for r in (one, two))
         check(before.isfinite(), name, f"finite weights for ratings {ratings}",
               "0/0 and 0 * inf are NaN: select with torch.where, do not multiply by a mask", before)
-        check_close(after, before[:, new][:, :, new], name, f"the weights of {ratings}, the items renamed to {new}",
-                    "an item's number must not matter: ratings and ranks say all", atol=1e-5)
+        check_close(after, before[:, new][:, :, new], name, f"the weights of {ratings}, the candidates now {new}",
+                    "a candidate's number must not matter: ratings and ranks say all", atol=1e-5)
 
 
 def test_best_against_worst_outweighs_best_against_second_and_with_the_papers_delta_it_does_not(work):

@@ -115,7 +115,8 @@ def test_a_small_language_model_is_read_as_alro_reads_it(work):
     batch = encoder().encode(lists, displays("one", lists), gold(lists))
     by_candidate = alro.candidate_log_probs(alro.target_logits(model, batch)[0], batch)[:, 0].log_softmax(-1)  # (B, m)
     check_close(work.first_log_y(model, batch), by_candidate.gather(-1, batch.slots), FIRST,
-                "the first row of alro.candidate_log_probs, by slot", "slot j displays candidate slots[j]", atol=1e-4)
+                "the first row of alro.candidate_log_probs, over the m identifiers alone, by slot",
+                "the same place, the same m tokens; slot j displays candidate slots[j]", atol=1e-4)
 
 
 def test_the_prompts_of_the_estimate_are_content_free(work):
@@ -173,7 +174,7 @@ def test_without_a_bias_it_is_the_models_own_first_letter(work):
     found = work.calibrated_ranker(model, encoder(), torch.zeros(5))(lists, slots)
     expected = alro.rank_candidates(model, encoder().encode(lists, slots), "first")
     check_close(found, expected, RANKER, 'with a bias of 0 what alro.rank_candidates(..., "first") says',
-                "candidates by descending score, argsort(dim=-1, descending=True, stable=True)")
+                "candidates, not slots, by descending `calibrated`: argsort(dim=-1, descending=True, stable=True)")
 
 
 def test_ties_go_to_the_lower_candidate(work):

@@ -25,8 +25,8 @@ def test_the_probabilities_of_all_orders_sum_to_one(work, seed, m):
     scores = draw(seed, 2, m)
     total = sum(torch.exp(-work.list_mle(scores, torch.tensor([order, order])))
                 for order in itertools.permutations(range(m)))
-    check_close(total, torch.ones(2), "list_mle", f"probabilities exp(-loss) of all orders of {m} items that sum to 1",
-                "the sum below the fraction runs over the items that are left, k and after", atol=1e-10)
+    check_close(total, torch.ones(2), "list_mle", f"probabilities exp(-loss) of all orders of {m} that sum to 1",
+                "the sum below the fraction runs over the candidates that are left, k and after", atol=1e-10)
 
 
 @settings(deadline=None, max_examples=30)
@@ -45,7 +45,7 @@ def test_without_ties_both_are_the_same(work, seed, ratings):
     scores, ratings = draw(seed, 1, 5), torch.tensor([ratings]).double()
     check_close(work.list_mle_with_ties(scores, ratings), work.list_mle(scores, alro.gold_order(ratings)),
                 "list_mle_with_ties", "without ties, list_mle of the gold order",
-                "an item's rivals are itself and those rated below it", atol=1e-10)
+                "a candidate's rivals are itself and those rated below it", atol=1e-10)
 
 
 @settings(deadline=None, max_examples=40)
@@ -58,15 +58,15 @@ def test_ties_against_plain_python_and_renaming(work, seed, ratings, new):
         expected -= math.log(math.exp(s[i]) / rivals)
     found = work.list_mle_with_ties(scores, r)
     check_close(found, [expected], "list_mle_with_ties", f"for scores {s} and ratings {ratings}",
-                "tied items are no rivals: strictly below, and the item itself", atol=1e-9)
+                "tied candidates are no rivals: strictly below, and the candidate itself", atol=1e-9)
     check_close(work.list_mle_with_ties(scores[:, new], r[:, new]), found, "list_mle_with_ties",
-                f"the same with the items renamed to {new}", "an item's number must not matter", atol=1e-10)
+                f"the same with the candidates renamed to {new}", "a candidate's number must not matter", atol=1e-10)
 
 
 def test_one_rating_for_all_gives_neither_loss_nor_gradient(work):
     scores = draw(0).requires_grad_()
     loss = work.list_mle_with_ties(scores, torch.full((3, 4), 4.0))
-    hint = "each item competes with itself alone: log(e^s / e^s)"
+    hint = "each candidate competes with itself alone: log(e^s / e^s)"
     check_close(loss, torch.zeros(3), "list_mle_with_ties", "0 where all ratings are equal", hint, atol=1e-12)
     gradient, = torch.autograd.grad(loss.sum(), scores)
     check(gradient.abs() < 1e-12, "list_mle_with_ties", "no gradient where all ratings are equal", hint, gradient)
@@ -79,15 +79,15 @@ def test_the_gradient_lifts_the_best_and_lowers_the_worst(work, seed):
     scores, ratings = draw(seed).requires_grad_(), torch.tensor([[2.0, 5.0, 3.0, 1.0]]).expand(3, -1).double()
     for name, target in (("list_mle", alro.gold_order(ratings)), ("list_mle_with_ties", ratings)):
         slope, = torch.autograd.grad(getattr(work, name)(scores, target).sum(), scores)
-        check(slope[:, 1] < 0, name, "a higher score of the best item lowers the loss", "the minus before the sum",
+        check(slope[:, 1] < 0, name, "a higher score of the best candidate lowers the loss", "the minus before the sum",
               slope[:, 1])
-        check(slope[:, 3] > 0, name, "a higher score of the worst item raises the loss", "who is in the sum below?",
+        check(slope[:, 3] > 0, name, "a higher score of the worst candidate raises it", "who is in the sum below?",
               slope[:, 3])
-    y = torch.eye(4).double().expand(1, -1, -1)  # (1, m, m) item i comes out at position i + 1
+    y = torch.eye(4).double().expand(1, -1, -1)  # (1, m, m) candidate i comes out at position i + 1
     descending, tau = torch.tensor([[4.0, 3.0, 2.0, 1.0]]).double(), torch.arange(1, 5).unsqueeze(0)
     right, wrong = (work.soft_list_mle(y, r, tau, gamma=10.0, sigma=2.0) for r in (descending, descending.flip(-1)))
     check(right.item() < 1 < 5 < wrong.item(), "soft_list_mle",
-          "less than 1 where items come out best first, more than 5 where worst first",
+          "less than 1 where candidates come out best first, more than 5 where worst first",
           "a soft rank is a position, small = ranked high; a score is large = ranked high",
           f"{right.item():.3f} and {wrong.item():.3f}")
     position = alro.soft_rank(y, 10.0)

@@ -36,11 +36,11 @@ class Spy:
 
 def test_merge_by_mean_rank(work):
     rankings = torch.tensor([[[0, 1, 2], [2, 0, 1]], [[1, 0, 2], [2, 0, 1]], [[0, 2, 1], [0, 1, 2]]])  # (3, 2, 3)
-    # First list: mean ranks 4/3, 6/3, 8/3. Second: item 0 2, 2, 1; item 1 3, 3, 2; item 2 1, 1, 3: 0 and 2 tie.
+    # First list: mean ranks 4/3, 6/3, 8/3. Second: candidate 0 2, 2, 1; 1 3, 3, 2; 2 1, 1, 3: 0 and 2 tie.
     check_close(work.merge(rankings), torch.tensor([[0, 1, 2], [0, 2, 1]]), "merge", "by mean rank, ties to the lower",
-                "a ranking holds items; their ranks are its inverse (alro.rank_of); argsort(dim=-1, stable=True)")
+                "a ranking holds candidates; their ranks are its inverse (alro.rank_of); argsort(dim=-1, stable=True)")
     check_close(work.merge(torch.tensor([[[2, 0, 3, 1]]])), torch.tensor([[2, 0, 3, 1]]), "merge",
-                "one ranking as it is", "from ranks back to items: argsort")
+                "one ranking as it is", "from ranks back to candidates: argsort")
 
 
 def test_the_displays_are_permutations_repeatable_and_really_different(work):
@@ -66,11 +66,11 @@ def test_the_displays_are_permutations_repeatable_and_really_different(work):
           "else every display is merged with the same others, and looks more stable than it is")
 
 
-def test_every_item_comes_to_every_slot_about_equally_often(work):
+def test_every_candidate_comes_to_every_slot_about_equally_often(work):
     drawn = [work.draw_displays(4, str(name), [0, 1, 2, 3], 4)[1:] for name in range(400)]
-    place = torch.tensor(drawn).flatten(0, 1)  # (1200, 4) slot -> item
-    counts = torch.stack([(place == item).sum(0) for item in range(4)])  # (item, slot), 300 expected, deviation 15
-    check((counts - 300).abs() < 75, DRAW, "each item about 300 times in each slot",
+    place = torch.tensor(drawn).flatten(0, 1)  # (1200, 4) slot -> candidate
+    counts = torch.stack([(place == i).sum(0) for i in range(4)])  # (candidate, slot), 300 expected, deviation 15
+    check((counts - 300).abs() < 75, DRAW, "each candidate about 300 times in each slot",
           "a random permutation, no rotation; another one for each list: is the list's name in the key?",
           counts)
 
@@ -108,7 +108,7 @@ def test_a_list_is_ranked_the_same_whatever_stands_beside_it(work):
 def test_a_biased_ranker_flips_less_and_ranks_better(work):
     # Here: flips .63 -> .37, agreement .26 -> .64, NDCG .93 -> .99; of several other keys all are within .05 of these.
     once, often = (score_method(ranker, MANY, orders=3)["values"] for ranker in (biased, work.bootstrapped(biased, 9)))
-    hint = "are the displays of one list really different ones, and are ranks averaged, not items?"
+    hint = "are the displays of one list really different ones, and are ranks averaged, not candidates?"
     for metric, better in (("top1_flip_rate", lambda a, b: a < 0.75 * b), ("agreement", lambda a, b: a > b + 0.2),
                            ("ndcg@5", lambda a, b: a > b + 0.02)):
         found, before = often[metric].mean(), once[metric].mean()

@@ -31,13 +31,13 @@ def worse_first(position, ratings, ranks, sigma=1.0):
 
 
 def deaf_to(number, position, ratings, ranks, sigma=1.0):
-    """No gradient ever reaches one item: that of this number, whatever its rating."""
+    """No gradient ever reaches one candidate: that of this number, whatever its rating."""
     heard = torch.arange(position.shape[-1]) != number % position.shape[-1]  # (m,)
     return alro.lambda_loss(torch.where(heard, position, 3.0), ratings, ranks, sigma)
 
 
 def turned_for(number, position, ratings, ranks, sigma=1.0):
-    """The sign is wrong where item `number` is the better one of a pair, and nowhere else."""
+    """The sign is wrong where candidate `number` is the better one of a pair, and nowhere else."""
     weights = alro.pair_weights(ratings, ranks)
     gap = position.unsqueeze(-1) - position.unsqueeze(-2)  # (B, m, m)
     sign = torch.ones(position.shape[-1], 1).to(gap.dtype)
@@ -82,8 +82,8 @@ WRONG = {name: getattr(hunt_a, name) for name in ("suspect_1", "suspect_3", "sus
 WRONG["a fifth, unseen loss"] = worse_first
 WRONG["a sixth, unseen loss"] = divided_by_the_batch
 for n in range(5):
-    WRONG[f"one that is wrong for certain items ({n})"] = functools.partial(deaf_to, n)
-    WRONG[f"another that is wrong for certain items ({n})"] = functools.partial(turned_for, n)
+    WRONG[f"one that is wrong for certain candidates ({n})"] = functools.partial(deaf_to, n)
+    WRONG[f"another that is wrong for certain candidates ({n})"] = functools.partial(turned_for, n)
 for n in range(3):
     WRONG[f"one that is wrong for some lists of a batch ({n})"] = functools.partial(upside_down_in_row, n)
     WRONG[f"one that reads all ratings of a batch ({n})"] = NORMALISED[n]
@@ -104,10 +104,10 @@ def test_the_property_holds_for_a_right_loss(work, unseen):
           "the size of the loss and of its weights is free: demand what every lambda loss on positions does, no number")
 
 
-HINTS = {"a fifth": "what must happen when the best item moves up? Strictly less is not <=",
-         "one that is wrong for certain items": "some item's position plays no part in it: demand of every item, "
-                                                "whatever its number, that its place matters",
-         "another that is wrong": "demand it of every item, whatever its number, and of every place it may stand at",
+HINTS = {"a fifth": "what must happen when the best candidate moves up? Strictly less is not <=",
+         "one that is wrong for certain candidates": "some candidate's position plays no part in it: "
+         "demand of every candidate, whatever its number, that its place matters",
+         "another that is wrong": "demand it of every candidate, whatever its number, at every place it may have",
          "a sixth": "the other lists of the batch change: what must happen to this one's loss?",
          "one that reads all ratings": "let the lists of a batch differ in their *ratings*, too, in best, worst "
                                        "and sum: what must happen to a list's loss when its neighbours' change?",

@@ -65,7 +65,7 @@ def other_display(encoder, lists, slots, orders):
 
 
 def inverse_slots(encoder, lists, slots, orders):
-    """Item -> slot where slot -> item is meant, throughout."""
+    """Candidate -> slot where slot -> candidate is meant, throughout."""
     return as_in_data(encoder, lists, torch.tensor(slots).argsort(-1).tolist(), orders)
 
 

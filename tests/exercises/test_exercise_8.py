@@ -78,12 +78,12 @@ def ordinary_scores(model, batch, starts_line, work) -> dict[str, torch.Tensor]:
     scores = {where: torch.zeros(batch.slots.shape) for where in letters}
     for b, order in enumerate(batch.slots.tolist()):
         shared = batch.input_ids[b, :start[b, 0]]
-        for slot, item in enumerate(order):
+        for slot, candidate in enumerate(order):
             line = batch.input_ids[b, start[b, slot]:end[b, slot] - 1]
             for where, letter in letters.items():
                 with torch.no_grad():
                     logits = model(input_ids=torch.cat([shared, line, letter]).unsqueeze(0)).logits
-                scores[where][b, item] = logits[0, -1, batch.identifiers[0]]
+                scores[where][b, candidate] = logits[0, -1, batch.identifiers[0]]
     return scores
 
 
@@ -108,13 +108,13 @@ def test_another_candidates_text_changes_no_score(work, model, starts_line, line
     batch = batch_of()
     before = work.candidate_scores(model, batch, starts_line)[0]  # (B, m) by candidate
     after = work.candidate_scores(model, retold(batch, line, starts_line, work), starts_line)[0]
-    changed = batch.slots[:, line:line + 1]  # (B, 1) the item whose line was changed
+    changed = batch.slots[:, line:line + 1]  # (B, 1) the candidate whose line was changed
     others = torch.ones_like(before).scatter(1, changed, 0)
     check_close(after * others, before * others, SCORES, f"unchanged scores where slot {line} shows another title",
                 "candidates must not see each other", atol=1e-5)
     difference = (after - before).gather(1, changed).abs()
-    check(difference > 1e-4, SCORES, f"another score for the item of slot {line}, whose title changed",
-          "a candidate sees its own line, and the score is of its item", difference.flatten())
+    check(difference > 1e-4, SCORES, f"another score for the candidate of slot {line}, whose title changed",
+          "a candidate sees its own line, and the score is its own", difference.flatten())
 
 
 def test_the_history_counts_and_what_follows_the_candidates_does_not(work, model, starts_line):
@@ -191,7 +191,7 @@ def test_the_ranker_agrees_with_itself_in_every_order(work, model, starts_line):
     check(torch.equal(one, two), RANKER, "one ranking in both displayed orders", "candidate_scores, by candidate",
           f"{one.tolist()} and {two.tolist()}")
     scores = work.candidate_scores(model, batch_of(answers=False), starts_line)[0]
-    check(torch.equal(one, scores.argsort(dim=-1, descending=True, stable=True)), RANKER, "items by descending score",
+    check(torch.equal(one, scores.argsort(dim=-1, descending=True, stable=True)), RANKER, "by descending score",
           "large = ranked high", one.tolist())
 
 

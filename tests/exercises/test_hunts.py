@@ -1,5 +1,5 @@
-"""The hunts cannot be won by one example: who knows a pair of numbers, or one item, lets something wrong through, or
-complains about something right."""
+"""The hunts cannot be won by one example: who knows a pair of numbers, or one candidate, lets something wrong through,
+or complains about something right."""
 import classroom
 import pytest
 import test_exercise_5
@@ -28,7 +28,7 @@ def one_number(loss):
 
 
 def one_pair(loss):
-    """One list, one item lifted: caught are those alone that are wrong there."""
+    """One list, one candidate lifted: caught are those alone that are wrong there."""
     lifted = POSITION - torch.tensor([[0.0, 0.5, 0.0]])
     assert loss(lifted, RATINGS, RANKS).item() < loss(POSITION, RATINGS, RANKS).item()
 

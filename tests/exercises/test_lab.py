@@ -14,7 +14,7 @@ from classroom import HERE, word_tokenizer
 
 import alro
 import data
-from evaluate import chance_ndcg, choose_lists, kendall_tau, ndcg, ratings_of
+from evaluate import chance_ndcg, ndcg
 
 LAB, ANSWERS = ((HERE / name).read_text(encoding="utf-8") for name in ("LAB.md", "LAB_ANSWERS.md"))
 
@@ -80,15 +80,28 @@ def expected() -> dict[str, list[str]]:
     first_column = (10 * blind).softmax(-2)[0, 0, 0].item()  # the weight of position 1
     arms = json.loads((HERE.parents[1] / "results" / "arms.json").read_text())["methods"]
     sll, sure, nothing_known = one_list_by_hand()
-    cfg = data.DataConfig()
-    ratings = data.load(cfg)
+    ratings = data.load(data.DataConfig())
+
+    def measured(row: str, metric: str = "ndcg@6") -> float:
+        return arms[row][metric]["mean"]
+
+    def share(row: str) -> float:
+        """Of the way from chance to the oracle."""
+        return (measured(row) - measured("chance")) / (measured("oracle") - measured("chance"))
+
+    says, knows, alros = "SFT, shown", "SFT, shown, knows", "ALRO, shown"
     numbers = {
+        "R0": [(measured("chance"), 3), (measured("oracle"), 3)]
+              + [(value, 3) for row in (says, knows, alros) for value in (measured(row), share(row))],
         "R3": [(math.log(len(word_tokenizer(ratings.words))), 3)],
-        "R4": [(arms[f"{arm}, shown"][metric]["mean"], 3)
-               for arm in ("SFT", "ALRO") for metric in ("ndcg@6", "ndcg@6_shown")],
+        "R4": [(measured(row, metric), 3) for row in (says, alros) for metric in ("ndcg@6", "ndcg@6_shown")]
+              + [(measured(row, "agreement"), 2) for row in (says, alros)]
+              + [(measured(row), 3) for row in (knows, "ALRO, shown, knows")],
         "E1": [(value.item(), 3) for value in [*(torch.arange(1, 4.0) @ first_three), *first_three.sum(0)]],
         "E2": [(value.item(), 4) for value in alro.lambda_loss(positions, three, alro.gold_rank(three), 1.0)],
         "E4": [(math.log(6), 3)],
+        "E6": [(measured(row, "agreement"), 2) for row in (knows, "SFT, shuffled, knows")]
+              + [(measured(knows, "ndcg@6_shown"), 3), (measured("oracle", "ndcg@6_shown"), 3)],
         "P1": [(math.log(10), 3), (math.lgamma(11) / 10, 3)],
         "P2": [(ndcg(three, torch.tensor([order]), 3).item(), 3) for order in ([1, 2, 0], [1, 0, 2])]
               + [(chance_ndcg(three, 3).item(), 3)],
@@ -99,10 +112,8 @@ def expected() -> dict[str, list[str]]:
         "P5": [(1 - 1 / 6, 3)],
         "P6": [(math.log2(1 + math.exp(-1)), 3), (sll, 4), (sure, 4), (nothing_known, 4),
                ((nothing_known - sll) / (nothing_known - sure), 2)]}
-    test = choose_lists(ratings, data.split(ratings, cfg), "test", 500)
-    chance = chance_ndcg(ratings_of(test.lists), 6)  # (500,)
     close, apart = chance_ndcg(torch.tensor([[5.0, 3, 3], [5.0, 1, 1]]), 3).tolist()
-    numbers["P7"] = [(close, 3), (apart, 3), (chance.mean().item(), 3), (chance[:300].mean().item(), 3)]
+    numbers["P7"] = [(close, 3), (apart, 3)]
     numbers["L1"] = [(math.lgamma(7) / 6, 3)]
     turned = broken("B1")
     numbers["B1"] = [(float(re.search(r"'sll': ([\d.]+)", turned).group(1)), 4),
@@ -132,8 +143,6 @@ def test_every_number_of_the_answers_is_worked_out_anew():
 
 
 def test_statements_without_a_decimal():
-    order = torch.arange(6).unsqueeze(0)
-    assert kendall_tau(order, order.flip(-1)).item() == -1
     words = len(word_tokenizer(data.load(data.DataConfig()).words))
     assert f"vocabulary has {words} words" in LAB and f"log {words} = " in answer("R3")
     # E3, with B2's change
@@ -169,6 +178,21 @@ def test_the_test_that_the_answers_name_goes_red(question, monkeypatch):
     monkeypatch.setattr(file, "alro", module)
     with pytest.raises((AssertionError, BaseExceptionGroup)):  # hypothesis may find several ways
         call()
+
+
+def test_the_test_that_sees_a_rating_in_its_own_line_goes_red(monkeypatch):
+    """B7."""
+    name, = re.findall(r"`(test_\w+)`", answer("B7"))
+    test = getattr(importlib.import_module("test_data"), name)
+    test()
+
+    def leaking(words, one, slots):
+        texts = [f"{words.texts[item]}, {rating:g}" for item, rating in zip(one.items, one.ratings)]
+        return alro.build_prompt([(words.texts[item], rating) for item, rating in one.history], texts, slots)
+
+    monkeypatch.setattr(data, "list_prompt", leaking)
+    with pytest.raises((AssertionError, BaseExceptionGroup)):
+        test()
 
 
 def test_every_question_has_an_answer_and_the_minutes_add_up():

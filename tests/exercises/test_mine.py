@@ -46,13 +46,20 @@ def mine(project: Path, number: int) -> Path:
     return project / "tests" / "exercises" / "mine" / path_of(number, "stub").name
 
 
+TWO_STEPS = ["--steps", "2", "--valid_lists", "1", "--test_lists", "0"]
+
+
 @pytest.mark.parametrize("number, script", [
-    (7, ["time_packed.py", "--mine"]), (8, ["train_invariant.py", "--steps", "2", "--mine"])])
+    (7, ["time_packed.py", "--mine"]), (8, ["train_invariant.py", "--steps", "2", "--mine"]),
+    (11, ["try_calibrate.py", "RUN", "--test_lists", "2", "--mine"])])
 def test_what_the_scripts_cannot_run_yet_is_one_line(project, number, script):
     command = [f"tests/exercises/{script[0]}", *script[1:]]
     status, output = run(project, *command)
     assert status == 1 and output.startswith(f"error: there is no {mine(project, number)} yet"), output
     mine(project, number).write_bytes(path_of(number, "stub").read_bytes())
+    if "RUN" in script:
+        status, output = run(project, "train.py", *TWO_STEPS, "--out", "RUN")
+        assert status == 0, output
     status, output = run(project, *command)
     last = output.splitlines()[-1]
     assert status == 1 and "Traceback" not in output and last.startswith("error: ") and "is not written yet" in last
@@ -60,8 +67,7 @@ def test_what_the_scripts_cannot_run_yet_is_one_line(project, number, script):
 
 def train_with(project: Path, losses: str) -> tuple[int, str]:
     """`run` of two steps of train.py with a loss function, in the folder run/."""
-    return run(project, "train.py", "--losses", losses, "--steps", "2", "--valid_lists", "1", "--test_lists", "0",
-               "--out", "run")
+    return run(project, "train.py", "--losses", losses, *TWO_STEPS, "--out", "run")
 
 
 def test_train_py_takes_the_losses_of_exercise_3(project):
@@ -96,16 +102,19 @@ def test_an_exercise_without_losses_cannot_be_trained(project):
 
 
 def test_pytest_is_green_whatever_lies_in_mine(project):
-    """Broken, solved and nonsense files, and some that pytest would read if it looked: none is."""
+    """Broken, half-solved, solved and nonsense files, and some that pytest would read if it looked: none is."""
     folder = mine(project, 1).parent
     mine(project, 1).write_text("def lambdarank_weights(:\n")
+    stub, not_yet = path_of(3, "stub").read_text(encoding="utf-8"), "    raise NotImplementedError\n"
+    assert stub.count(not_yet) > 1
+    mine(project, 3).write_text(stub.replace(not_yet, "    return -scores.log_softmax(-1).sum(-1)\n", 1))
     mine(project, 5).write_bytes(path_of(5, "solution").read_bytes())
     mine(project, 6).write_bytes(b"\xff\xfe\x00 nonsense")
     for name in ("test_mine.py", "test_exercise_5.py", "conftest.py", "alro.py", "classroom.py", "exercise_99_new.py"):
         (folder / name).write_text("raise SystemExit('read')\n")
     (folder / "deeper").mkdir()
     (folder / "deeper" / "test_exercise_1.py").write_text("def test_it():\n    assert False\n")
-    few = "test_a_stub_has or test_the_property or test_the_lists"
+    few = "test_a_stub_has or test_the_property or test_the_lists or test_without_ties"
     for where in ([], ["tests/exercises"]):  # pytest finds conftest.py early in one of the two, late in the other
         status, output = run(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", *where, "-k", few,
                              "--ignore=tests/trust", *[f"--ignore={path}" for path in Path("tests").glob("test_*.py")])

@@ -33,7 +33,8 @@ def main(arguments: list[str]) -> None:
         text = f"{columns.titles[item]} {rating:g}"
         print(f"[{text}]" if item in candidates else text, end="; ")
     print()
-    print(f"2. RankingList {one.list_id}: items {one.items}, ratings {one.ratings}; shown {one.shown} (slot -> item)")
+    print(f"2. RankingList {one.list_id}: items {one.items}, ratings {one.ratings}; shown {one.shown} "
+          "(slot -> candidate)")
 
     batch = job.steps.two_displays([one], epoch=0)
     print("3. Two rows, two displayed orders. The first prompt with its answer. What is read after a token: [k] y_k,\n"
@@ -43,16 +44,16 @@ def main(arguments: list[str]) -> None:
     reads |= {t - 1: "c" for t in batch.candidate_at[0].tolist()}
     decode = job.encoder.tokenizer.decode
     print("".join(decode([token]) + (f"[{reads[t]}]" if t in reads else "") for t, token in enumerate(tokens)))
-    print("4. Slots -> items:", batch.slots.tolist(), "; the token of each item:")
+    print("4. Slots -> candidates:", batch.slots.tolist(), "; the token of each candidate:")
     print("  ", [[decode([token]) for token in row] for row in batch.candidate_tokens().tolist()])
-    print("   gold order (output position -> item):", batch.order[0].tolist())
+    print("   gold order (output position -> candidate):", batch.order[0].tolist())
 
     with torch.no_grad():
         y = candidate_log_probs(target_logits(model, batch)[0], batch).softmax(-1)  # (2, m, m)
         print("5. y by candidate in each displayed order: row k, what output position k emits", y, sep="\n")
         print("6. Losses:", {name: round(value.item(), 3) for name, value in train.losses(model, batch, cfg).items()})
         print("7. Ranked, best first, in each displayed order:", rank_candidates(model, batch).tolist())
-        print("   What it knows, the rating expected of each item:", expected_ratings(model, batch), sep="\n")
+        print("   What it knows, the rating expected of each candidate:", expected_ratings(model, batch), sep="\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ def draw_displays(m: int, list_id: str, first: list[int], displays: int) -> list
 
 
 def merge(rankings: torch.Tensor) -> torch.Tensor:
-    mean_rank = rank_of(rankings).double().mean(0)  # (N, m) of each item: ranks can be averaged, item indices cannot
+    mean_rank = rank_of(rankings).double().mean(0)  # (N, m) of each candidate: ranks can be averaged, indices cannot
     return mean_rank.argsort(dim=-1, stable=True)
 
 

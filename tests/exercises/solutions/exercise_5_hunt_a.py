@@ -1,8 +1,8 @@
 """Solution 5: three properties that every lambda loss on positions has.
 
 suspect_1 took the formula from the LambdaLoss paper, where s is a *score*, large = good. Here s is a *position*, small
-= good, so the sign turns: it pays for putting the better item first. suspect_2 is right. suspect_3 clamps the gap: a
-pair that stands wrongly costs one bit however wrong it is, and has no gradient, so that training never mends it.
+= good, so the sign turns: it pays for putting the better candidate first. suspect_2 is right. suspect_3 clamps the gap:
+a pair that stands wrongly costs one bit however wrong it is, and has no gradient, so that training never mends it.
 suspect_4 divides by the weights of the whole batch: a list's loss depends on its neighbours.
 """
 import torch

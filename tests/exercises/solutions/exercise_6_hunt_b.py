@@ -2,8 +2,8 @@
 
 suspect_1 reads the output at the places of the answer itself. The model sees the token there and need only repeat it:
 the loss goes to 0, and at inference, where nothing stands there yet, it has learned nothing. suspect_2 counts from the
-end of the padded row: right for the longest list of a batch alone. suspect_3 takes an item's number for its slot: the
-row holds the letters of other films. suspect_4 is right.
+end of the padded row: right for the longest list of a batch alone. suspect_3 takes a candidate's number for its slot:
+the row holds the letters of other films. suspect_4 is right.
 """
 import torch
 from classroom import prompts
@@ -35,7 +35,7 @@ class Puppet(torch.nn.Module):
 
 def check_batching(make_batch, encoder, lists, slots, orders) -> None:
     batch, words = make_batch(encoder, lists, slots, orders), len(encoder.tokenizer)
-    # What the losses look items up by is what was asked for.
+    # What the losses look candidates up by is what was asked for.
     assert torch.equal(batch.slots, torch.as_tensor(slots)) and torch.equal(batch.order, orders)
     assert batch.ratings.tolist() == [one.ratings for one in lists]
     # Before it must answer, the model has read each list's prompt, in its displayed order, and nothing else: no

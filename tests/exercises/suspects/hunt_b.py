@@ -1,7 +1,7 @@
 """The suspects of exercise 6: four colleagues' ways from lists to a batch for training. None raises an error.
 
-Arguments and values as data.Encoder.encode has them: encoder; B RankingLists; B displayed orders (slot -> item); orders
-(B, m) long, gold. Returns alro.Batch. At least one of the four is right.
+Arguments and values as data.Encoder.encode has them: encoder; B RankingLists; B displayed orders (slot -> candidate);
+orders (B, m) long, gold. Returns alro.Batch. At least one of the four is right.
 """
 import torch
 from classroom import prompts
@@ -22,7 +22,8 @@ def fields(encoder, lists, rows, prompt_tokens, slots, orders) -> Batch:
 def suspect_1(encoder, lists, slots, orders):
     """prompt_tokens: up to where the answer begins."""
     rows, prompt_tokens = [], []
-    answers = encoder.identifiers[torch.tensor(slots).argsort(-1).gather(-1, orders)].tolist()  # item -> slot -> token
+    slot_of = torch.tensor(slots).argsort(-1)  # (B, m) candidate -> slot
+    answers = encoder.identifiers[slot_of.gather(-1, orders)].tolist()
     for prompt, answer in zip(prompts(encoder, lists, slots), answers):
         rows.append(prompt + answer)
         prompt_tokens.append(len(rows[-1]) - encoder.list_size + 1)
@@ -46,9 +47,9 @@ def suspect_3(encoder, lists, slots, orders):
 
 
 def suspect_4(encoder, lists, slots, orders):
-    """Item by candidate: the letter of the slot that shows it."""
+    """Candidate by candidate: the letter of the slot that shows it."""
     asked = prompts(encoder, lists, slots)
     rows = []
     for prompt, shown, gold in zip(asked, slots, orders.tolist()):
-        rows.append(prompt + [int(encoder.identifiers[shown.index(item)]) for item in gold])
+        rows.append(prompt + [int(encoder.identifiers[shown.index(candidate)]) for candidate in gold])
     return fields(encoder, lists, rows, list(map(len, asked)), slots, orders)
