@@ -279,7 +279,8 @@ def test_every_arm_begins_with_the_same_weights_and_differs_in_its_losses_alone(
         assert {row.train["model"] for row in rows.values()} == {"tiny" if size == "tiny" else "pretrained"}
         steps = {train_cfg.steps for *_, train_cfg in real_table.jobs(cfg)}
         displays = {train_cfg.display_order for *_, train_cfg in real_table.jobs(cfg)}
-        assert len(steps) == 1 and displays == {"shuffled"} and set(real_table.ARMS) <= set(rows)
+        sizes = {data_cfg.list_size for *_, data_cfg, _ in real_table.jobs(cfg)}
+        assert len(steps) == 1 and displays == {"shuffled"} and sizes == {10} and set(real_table.ARMS) <= set(rows)
 
 
 def test_another_verb_or_row_is_one_line():

@@ -95,7 +95,7 @@ ARMS = ("SFT", "SFT+PSL", "ALRO", RATINGS_ONLY)
 
 SIZES = {
     "tiny": Size("demo", {"model": "tiny", "steps": 1500, "batch_size": 16, "valid_lists": 300, "valid_every": 150},
-                 {}, {"history_size": 10, "stride": 5}, 3, (*ROWS,), "real-tiny"),
+                 {}, {"list_size": 10, "history_size": 10, "stride": 5}, 3, (*ROWS,), "real-tiny"),
     "cpu": Size("small-gpu", {"steps": 280, "batch_size": 8, "grad_accum": 2, "lr": 2e-4, "valid_lists": 60,
                               "valid_every": 70},
                 {"grad_accum": 1}, {"history_size": 10, "stride": 15}, 2, (*ARMS, "ALRO, title alone"), "real"),
