@@ -19,9 +19,10 @@ comes from:
 The abstract's claims, by the numbers used here: (1) one candidate or one pair at a time is costly,
 and next-token prediction of a whole list is not ranking; (2) so the order of the candidates, and
 how far apart their ratings are, comes out poorly; (3) a list-wise prompt with explicit feedback
-(ratings), a soft lambda loss and permutation-sensitive learning mend it; (4) the last costs nothing
-at inference; (5) the result beats embedding-based and LLM-based recommenders. And (6), of summaries
-L and S: it beats plain fine-tuning at every model size tried, larger ones by more.
+(ratings), a soft lambda loss and permutation-sensitive learning mend it; (4) the last removes
+position bias, at no cost when ranking; (5) the result beats embedding-based and LLM-based
+recommenders. And (6), of summaries L and S: it beats plain fine-tuning at every model size tried,
+larger ones by more.
 
 symbol    code             shape      range   meaning
 m         list_size        -          2..26   candidates in one list
@@ -29,8 +30,8 @@ r_i       ratings          (B, m)     >= 0    the user's rating of candidate i
 tau_i     gold_rank        (B, m)     1..m    target rank of candidate i; ties share their mean rank
 y_{k,i}   probs            (B, m, m)  0..1    probability that output position k emits candidate i,
                                               teacher forced: the gold candidates before k are given
-log y     log_y            (B, m, m)  <= 0    its logarithm; `log_probs` is not yet over the m
-                                              identifiers alone, but over the whole vocabulary
+log y     log_y            (B, m, m)  <= 0    its logarithm. Not `log_probs`: these are over the
+                                              whole vocabulary, not over the m identifiers alone
 gamma     gamma            -          > 0     sharpness of the soft-argmax
 s_i       soft_rank        (B, m)     1..m    soft output position of candidate i, SMALL = on top
                                               (`lambda_loss` takes any positions)
@@ -100,8 +101,7 @@ def build_prompt(history, titles, slots, noun: str = "movie", scale=(1, 5)) -> s
         name, category, description and rating. GUESS: the words.
     Differs from the paper: OURS, the identifier stands *after* the title. A causal model then has
         read the title when it reaches the identifier, and can store there what it must later copy
-        into the answer. With "A. Fargo" instead, a model of 135M parameters stayed at chance in a
-        study made before this code (its runs were not kept).
+        into the answer.
     """
     m = len(titles)
     if m > len(IDENTIFIERS):

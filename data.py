@@ -113,8 +113,9 @@ class Splits(NamedTuple):
 
 
 # ---- Randomness ----------------------------------------------------------------------------------
-# Every random number comes from a key that says what it is for: (seed, epoch, list), say. So any
-# list can be redone by itself: resuming, sharing lists among processes and comparing are exact.
+# Every random number of data and training comes from a key that says what it is for: (seed, epoch,
+# list), say. So any list can be redone by itself: resuming, sharing lists among processes and
+# comparing are exact.
 
 def seed_from(*key) -> int:
     """A seed for random numbers, 0..2^56, that depends on the key alone."""
@@ -231,8 +232,8 @@ def make_list(columns, cfg, popularity, list_id, user, past) -> RankingList:
 def informative_lists(lists: list[RankingList], what: str) -> list[RankingList]:
     """The lists that can tell a good order from a bad one; an error if there is none."""
     kept = [ranking_list for ranking_list in lists if ranking_list.informative]
-    check_input(kept, f"no {what} list with two different ratings: users need 3 × --list_size + "
-                      f"{MIN_HISTORY} ratings, not all the same")
+    check_input(kept, f"no {what} list with two different ratings: users need up to 3 × "
+                      f"--list_size + {MIN_HISTORY} ratings, not all the same")
     return kept
 
 
@@ -335,7 +336,7 @@ def make_encoder(model, tokenizer, words, list_size, multiple=1) -> Encoder:
 def fit_histories(lists: list[RankingList], encoder: Encoder, name: str | None = None):
     """The lists, the oldest ratings of a history left out where the model cannot read it whole.
 
-    How many were shortened is told, if these lists have a name: "training".
+    Warns of how many were shortened, if `name`, "training", say, is given.
     """
     def prompt_of(ranking_list: RankingList) -> str:
         return list_prompt(encoder.words, ranking_list, ranking_list.shown)

@@ -71,7 +71,8 @@ def ndcg(ratings: torch.Tensor, order: torch.Tensor, k: int) -> torch.Tensor:
 
     Args: ratings (B, m) >= 0; order (B, m) long, candidates, best first; k >= 1, above m means m.
     Returns: (B,) float64; 1 where the ideal DCG is 0.
-    Source: PAPER, gain 2^r - 1, discount 1 / log2(1 + rank).
+    Source: PAPER (summary S), NDCG@k. GUESS, as is usual: gain 2^r - 1, discount
+        1 / log2(1 + rank).
     """
     # Exponential: a 5 is worth twice a 4, so the top of the list is where most can be lost.
     gain = 2.0 ** ratings.double() - 1  # (B, m)

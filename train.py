@@ -106,7 +106,7 @@ TEST_ORDERS = 2           # random displayed orders of each test list at the end
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What to do, and where; all but the loss function changes nothing that a run learns."""
+    """What to do, and where. Of these only the loss function affects what a run learns."""
     _argument_group_name = "what to do"
 
     out: str | None = option(None, "the run's folder (default: runs/<dataset>-<n>, n = 1, 2, ...)")
@@ -133,7 +133,7 @@ class TrainingSteps:
     So a run can start anywhere, in any process.
     """
 
-    # Lists of about the same length go into one step; so many steps are sorted together.
+    # Lists of about the same length go into one step; this many steps are sorted together.
     SORTED_TOGETHER = 16
 
     def __init__(self, lists: list[RankingList], encoder: Encoder, cfg: TrainConfig,
@@ -211,14 +211,14 @@ def model_outputs(model, batch: Batch, cfg: TrainConfig):
     # half as many passes.
     with autocast(batch.input_ids.device, cfg.bf16):
         answer_logits, history_logits, candidate_logits = target_logits(model, batch)
-    # Stage 2: from slots to candidates. The letter " A" stands for slot 0, which holds another one
-    # in the other order; by candidate the two can be compared, and the display is out of sight.
+    # Stage 2: from slots to candidates. The letter " A" stands for slot 0, which shows another
+    # candidate in the other order. By candidate the two can be compared, the display is gone.
     log_probs = candidate_log_probs(answer_logits, batch)  # (B or 2 B, m, m)
     # Stage 3: the two halves of the rows, as `two_displays` has put them together.
     other = None
     if cfg.beta > 0:
         log_probs, other = log_probs.chunk(2)  # (B, m, m) each
-    # Stage 4: ratings, in the first order alone: where SFT sees one display, they do, too.
+    # Stage 4: ratings; like SFT, they use the first displayed order only.
     n_lists = len(log_probs)
     rating_terms = {}
     if cfg.history_weight > 0:
@@ -276,7 +276,7 @@ class State:
         self.scheduler = transformers.get_wsd_schedule(
             self.optimizer, warm, falling, num_training_steps=total_steps, decay_type="linear")
         self.step = 0
-        self.best = -math.inf  # validation NDCG
+        self.best = -math.inf  # validation NDCG; `Run.validated` keeps it
 
 
 def one_step(state: State, step_data: StepData, cfg: TrainConfig, losses=losses,
@@ -402,7 +402,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
     state = State(job.model.to(device).train(), cfg, total)
     run.load_checkpoint(state)
 
-    # ---- train: the algorithm is in `one_step` and `losses`
+    # ---- train: the algorithm is in `one_step`, and in what it calls
     # A thread makes the data of the next step while the model works on this one.
     with stop_request() as stop:  # Ctrl-C, SIGTERM: leave after the step under way
         for step_data in prefetched(job.steps.data_of, state.step, total, quiet=not run.writes):
@@ -419,7 +419,7 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
             if stopping:
                 break
         if stop or state.step < total:
-            run.interrupted(state)
+            run.interrupted(state)  # saves, says how to go on, and leaves with an error
     team.leave()
 
     # ---- end: the test lists, with the model that was best on validation
@@ -433,7 +433,8 @@ def train(data_cfg: DataConfig, cfg: TrainConfig, run_cfg: RunConfig = RunConfig
 
 def rank_test_lists(folder: Path, cfg: TrainConfig, job: Job) -> dict:
     """Rank the test lists, keep and print the table: see evaluate.score_run."""
-    say(f"trained; if interrupted now, rank later: {command('evaluate.py', folder)}")
+    say("trained; if interrupted now, rank later: "
+        f"{command('evaluate.py', folder, '--orders', TEST_ORDERS)}")
     words, at_once = job.ratings.words, lists_ranked_at_once(cfg)
     untrained, _tokenizer = build_model(cfg, words)  # as it began: a pretrained one, zero-shot
     rankers = {"untrained": ModelRanker(untrained.to(pick_device()), job.encoder,

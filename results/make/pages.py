@@ -434,9 +434,9 @@ def real_finding(tiny: dict, epoch: dict) -> str:
          knows_the_average=level(difference(tiny, "ALRO, knows - printed average")),
          does_not_say=below(difference(tiny, "ALRO - ALRO, knows")),
          agrees=above(difference(epoch, "ALRO - SFT", "agreement")), no_better=level(difference(epoch, "ALRO - SFT")))
-    return ("5. **On MovieLens-100K (one seed each) a tiny model knows as much as the average printed in its prompt, and "
-            f"does not say it**: NDCG@10 {value(tiny, 'ALRO, knows', 'ndcg@10')} read off, "
-            f"{value(tiny, 'ALRO', 'ndcg@10')} answered. A 135M model (GPU, history alone) ranks no better with PSL, but "
+    return ("5. **On MovieLens-100K (one seed each) a tiny model knows as much as the average in its prompt, and does "
+            f"not say it**: NDCG@10 {value(tiny, 'ALRO, knows', 'ndcg@10')} read off, "
+            f"{value(tiny, 'ALRO', 'ndcg@10')} answered. A 135M model (GPU, history alone) ranks no better with PSL; "
             f"agreement rises from {value(epoch, 'SFT', 'agreement')} to {value(epoch, 'ALRO', 'agreement')}.")
 
 
