@@ -220,37 +220,32 @@ def full_page(name: str) -> str:
 # ---- Tables inside the two pages -------------------------------------------------------------------------------------
 
 ARMS = [f"{arm}, {display}" for display in ("shown", "shuffled") for arm in ("SFT", "SFT+SLL", "SFT+PSL", "ALRO")]
-SAYS = ["ndcg@6", "ndcg@6_shown", "gap", "range", "steps", "agreement"]
 REFERENCES = ["chance", "item mean", "retriever", "oracle"]
 
 
+def says_and_knows(result: dict, row: str, column: str) -> str:
+    """Of what the answer says and, after the stroke, of what the same models know."""
+    cells = [cell(result, name, column) for name in (row, f"{row}, knows") if name in result["methods"]]
+    return " / ".join(cells)
+
+
 def losses() -> str:
-    return table(read("arms"), SAYS, ["chance", *ARMS, *REFERENCES[1:]])
-
-
-def knows_and_says(rows: list[str]) -> str:
-    """Of each row: what the answer says, and what the same models know."""
     result = read("arms")
-    cells = []
-    for row in rows:
-        known = f"{row}, knows"
-        if row in result["methods"] and known in result["methods"]:
-            pair = difference(result, f"{known} - {row}")
-            cells.append([row, cell(result, row, "gap"), cell(result, known, "gap"), cell(result, known, "range"),
-                          cell(result, row, "agreement"), cell(result, known, "agreement"),
-                          cell(result, row, "steps"), cell(result, known, "steps"), in_short(pair)])
-    return markdown(["", "says: gap closed", "knows", "lowest to highest seed", "agreement: says", "knows",
-                     "steps until .85: says", "knows", "@6: knows − says"], cells)
+    columns = ["ndcg@6", "ndcg@6_shown", "gap", "range", "steps", "agreement"]
+    rows = ["chance", *ARMS, *REFERENCES[1:]]
+    cells = [[row, *(says_and_knows(result, row, column) for column in columns)] for row in rows]
+    return markdown(["says / knows", *map(title_of, columns)], cells)
 
 
 CONTROLS = ["SFT, shown", "SFT, both displays", "SFT+PSL, shown", "SFT+SLL, both displays", "ALRO, shown",
             "SFT, shown, 2 times the steps", "SFT, shown, 4 times the steps",
+            "ratings only, shown, knows", "ratings only, shuffled, knows",
             "SFT, shown, history alone", "ALRO, shown, history alone",
             "SFT+SLL, shuffled, soft ties", "ALRO, shown, soft ties"]
 
 
 def controls() -> str:
-    return table(read("arms"), [column for column in SAYS if column != "ndcg@6_shown"] + ["seeds"], CONTROLS)
+    return table(read("arms"), ["gap", "range", "steps", "agreement", "seeds"], CONTROLS)
 
 
 def pairs_of_arms() -> str:
@@ -264,10 +259,9 @@ def pairs_of_controls() -> str:
     return differences(read("arms"), [
         "SFT, both displays - SFT, shown", "SFT+PSL, shown - SFT, both displays",
         "ALRO, shown - SFT+SLL, both displays", "SFT, shown, 4 times the steps - SFT, shown",
-        "SFT, shown - SFT, shown, history alone", "ALRO, shown - ALRO, shown, history alone",
         "ALRO, shown, history alone - SFT, shown, history alone",
         "SFT+SLL, shuffled, soft ties - SFT+SLL, shuffled", "ALRO, shown, soft ties - ALRO, shown",
-        *(f"{row}, knows - ratings only, {row.split(', ')[1]}, knows" for row in ARMS)])
+        "SFT, shuffled, knows - ratings only, shuffled, knows", "ALRO, shown, knows - ratings only, shown, knows"])
 
 
 def rivals() -> str:
@@ -282,22 +276,11 @@ def rivals() -> str:
     return markdown(["", *heads, "gap closed (2 new)", "agreement", "calls"], cells)
 
 
-def by_noise() -> str:
-    """A row for each noise of the retriever; of each row of runs NDCG, share of the gap, agreement."""
-    rows, heads = [], []
-    for title, result in read("noise").items():
-        trained = [row for row, method in result["methods"].items() if "seeds" in method and not row.endswith("knows")]
-        heads = [re.sub(r", retriever noise .*", "", row) for row in trained]
-        rows.append([title.split()[-1], *(cell(result, row, column) for row in trained
-                                          for column in ("ndcg@6", "gap", "agreement"))])
-    return markdown(["noise", *(f"{head}: {column}" for head in heads for column in ("@6", "gap", "agreement"))], rows)
-
-
 def calibration() -> str:
     """A run's answer and first letter, before and after its favourite slots are taken off."""
     columns = ("ndcg@6", "ndcg@6_shown", "agreement", "widest_lean")
     cells = [[row, *(number(found[column]) for column in columns)] for row, found in read("calibrate")["rows"].items()
-             if not row.endswith("N/A")]
+             if row.startswith("SFT, ") and not row.endswith("N/A") or row == "SFT+PSL, shown, says"]
     return markdown(["", "@6", "@6 shown", "agreement", "widest lean"], cells)
 
 
@@ -445,9 +428,8 @@ def real_finding(tiny: dict, epoch: dict) -> str:
 TABLES = {
     "claims": claims, "findings": findings, "arms-short": arms_short,
     "losses": losses, "pairs-of-arms": pairs_of_arms,
-    "knows-and-says": lambda: knows_and_says(ARMS),
     "controls": controls, "pairs-of-controls": pairs_of_controls,
-    "rivals": rivals, "calibration": calibration, "noise": by_noise, "real": real, "index": index,
+    "rivals": rivals, "calibration": calibration, "real": real, "index": index,
 }
 
 
