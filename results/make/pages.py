@@ -150,6 +150,7 @@ FULL = {
     "new_films": ("The demo: new films", "python results/make/measure.py score new_films"),
     "noise": ("The demo: the retriever's noise, history alone", "python results/make/measure.py score noise"),
     "knobs": ("The demo: one setting changed, history alone", "python results/make/measure.py score knobs"),
+    "calibrate": ("The demo: calibration", "python tests/exercises/try_calibrate.py RUN PSL_RUN, seed by seed"),
     "invariant": ("The demo: invariance by construction",
                   "python tests/exercises/train_invariant.py --json results/invariant.json"),
     "real-tiny": ("MovieLens-100K: a tiny model from random weights",
@@ -198,12 +199,24 @@ def measured_on(result: dict) -> str:
     return "; ".join(parts) + "."
 
 
+def calibration(found: dict) -> str:
+    columns = ("ndcg@6", "ndcg@6_shown", "agreement", "widest_lean")
+    cells = [[row, *(number(values[column]) for column in columns)] for row, values in found["rows"].items()]
+    about = f"{found['lists']}; seeds {found['seeds']}; {found['hardware']}; commit {found['commit']}."
+    lean = ("*widest lean*: how far the most favoured or disfavoured slot's mean rank is from the middle; mean over "
+            "seeds. *first letter*: candidates sorted by the first letter's logits; *calibrated*: less the model's "
+            "favourite slots, measured on lists whose candidates all have this text.")
+    return "\n\n".join([about, markdown(["", "@6", "@6 shown", "agreement", "widest lean"], cells), lean])
+
+
 def full_page(name: str) -> str:
     title, command = FULL[name]
     found = read(name)
-    results = {"": found} if "methods" in found else found
     texts = [f"# {title}", f"Written by `python results/make/pages.py` from `results/{name}.json` (`{command}`). "
              "Columns: [results](../README.md)."]
+    if "rows" in found:
+        return "\n\n".join([*texts, calibration(found)]) + "\n"
+    results = {"": found} if "methods" in found else found
     for part, result in results.items():
         if part:
             texts.append(f"## {part}")
@@ -237,7 +250,7 @@ def losses() -> str:
     return markdown(["says / knows", *map(title_of, columns)], cells)
 
 
-CONTROLS = ["SFT, shown", "SFT, both displays", "SFT+PSL, shown", "SFT+SLL, both displays", "ALRO, shown",
+CONTROLS = ["SFT, both displays", "SFT+SLL, both displays",
             "SFT, shown, 2 times the steps", "SFT, shown, 4 times the steps",
             "ratings only, shown, knows", "ratings only, shuffled, knows",
             "SFT, shown, history alone", "ALRO, shown, history alone",
@@ -248,27 +261,25 @@ def controls() -> str:
     return table(read("arms"), ["gap", "range", "steps", "agreement", "seeds"], CONTROLS)
 
 
-def pairs_of_arms() -> str:
+def pairs() -> str:
     return differences(read("arms"), [
-        "ALRO, shown - SFT, shown", "SFT+SLL, shown - SFT, shown", "SFT+PSL, shown - SFT, shown",
-        "ALRO, shown - SFT+PSL, shown", "SFT+SLL, shuffled - SFT, shuffled", "SFT+PSL, shuffled - SFT, shuffled",
-        "ALRO, shuffled - SFT, shuffled", "ALRO, shown - SFT, shuffled"])
-
-
-def pairs_of_controls() -> str:
-    return differences(read("arms"), [
+        "ALRO, shown - SFT, shown", "SFT+SLL, shown - SFT, shown", "ALRO, shown - SFT+PSL, shown",
+        "SFT+SLL, shuffled - SFT, shuffled", "ALRO, shown - SFT, shuffled",
         "SFT, both displays - SFT, shown", "SFT+PSL, shown - SFT, both displays",
         "ALRO, shown - SFT+SLL, both displays", "SFT, shown, 4 times the steps - SFT, shown",
         "ALRO, shown, history alone - SFT, shown, history alone",
-        "SFT+SLL, shuffled, soft ties - SFT+SLL, shuffled", "ALRO, shown, soft ties - ALRO, shown",
-        "SFT, shuffled, knows - ratings only, shuffled, knows", "ALRO, shown, knows - ratings only, shown, knows"])
+        "SFT, shuffled, knows - ratings only, shuffled, knows"])
+
+
+RIVALS = ["chance", "SFT, shuffled", "SFT, shuffled, 3 orders", "SFT, shuffled, 5 orders", "ALRO, shown",
+          "ALRO, shown, point-wise", "ALRO, shown, first step", "MF", "LightGCN", "told the genre", "oracle"]
 
 
 def rivals() -> str:
-    """Every rival in the demo's world; those that were ranked there also by the share of new films."""
+    """Rivals in the demo's world and, where they were ranked there, by the share of new films."""
     result, worlds = read("rivals"), read("new_films")
     cells = []
-    for row in result["methods"]:
+    for row in RIVALS:
         in_worlds = [cell(world, row, "ndcg@6") if row in world["methods"] else "" for world in worlds.values()]
         shares = [in_worlds[0], cell(result, row, "ndcg@6"), *in_worlds[2:]]
         cells.append([row, *shares, *(cell(result, row, column) for column in ("gap", "agreement", "calls"))])
@@ -276,19 +287,10 @@ def rivals() -> str:
     return markdown(["", *heads, "gap closed (2 new)", "agreement", "calls"], cells)
 
 
-def calibration() -> str:
-    """A run's answer and first letter, before and after its favourite slots are taken off."""
-    columns = ("ndcg@6", "ndcg@6_shown", "agreement", "widest_lean")
-    cells = [[row, *(number(found[column]) for column in columns)] for row, found in read("calibrate")["rows"].items()
-             if row.startswith("SFT, ") and not row.endswith("N/A") or row == "SFT+PSL, shown, says"]
-    return markdown(["", "@6", "@6 shown", "agreement", "widest lean"], cells)
-
-
 REAL = {"a tiny model, says": ("real-tiny", ""), "knows": ("real-tiny", ", knows"),
         "135M on a CPU, history alone": ("real", ""), "135M on a GPU, history alone": ("real-gpu", "")}
-REAL_ROWS = ["chance", "zero-shot", "SFT", "SFT+SLL", "SFT+PSL", "ALRO", "ratings only", "ALRO, title alone",
-             "SFT, 3 orders", "ALRO, first step", "ALRO, point-wise", "SFT, history alone", "ALRO, history alone",
-             "popularity", "MF", "LightGCN", "SASRec", "told the category", "printed average", "item mean"]
+REAL_ROWS = ["chance", "SFT", "SFT+SLL", "SFT+PSL", "ALRO", "ratings only", "ALRO, first step",
+             "ALRO, point-wise", "LightGCN", "printed average", "item mean"]
 
 
 def real() -> str:
@@ -314,7 +316,7 @@ def index() -> str:
     for name, (title, command) in FULL.items():
         if (ROOT / "results" / f"{name}.json").exists():
             found = read(name)
-            first = found if "methods" in found else next(iter(found.values()))
+            first = found if "commit" in found else next(iter(found.values()))
             cells.append([title, f"[{name}.md](tables/{name}.md)", f"`{name}.json`", f"`{command}`", first["commit"]])
     return markdown(["question", "every row", "file", "command", "commit"], cells)
 
@@ -427,9 +429,9 @@ def real_finding(tiny: dict, epoch: dict) -> str:
 
 TABLES = {
     "claims": claims, "findings": findings, "arms-short": arms_short,
-    "losses": losses, "pairs-of-arms": pairs_of_arms,
-    "controls": controls, "pairs-of-controls": pairs_of_controls,
-    "rivals": rivals, "calibration": calibration, "real": real, "index": index,
+    "losses": losses, "pairs": pairs,
+    "controls": controls,
+    "rivals": rivals, "real": real, "index": index,
 }
 
 
