@@ -193,6 +193,14 @@ def save_model(model, tokenizer, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def put_old_model_back(folder: Path) -> None:
+    """Where a process was killed between save_model's two renames, the old model is whole."""
+    final = Path(os.path.realpath(folder / "model"))
+    old = final.with_name("model.old")
+    if old.exists() and not final.exists():
+        os.rename(old, final)
+
+
 # ---- log.jsonl -----------------------------------------------------------------------------------
 
 LOG_EVERY = 20  # steps between lines
@@ -312,6 +320,7 @@ def open_run(run_cfg, data_cfg, origin: dict, words, team) -> "Run":
         if run_cfg.resume is None:
             folder = str(make_run_folder(run_cfg.out, data_cfg.dataset))
         lock = lock_folder(Path(folder))  # from here on files are written: one process at a time
+        put_old_model_back(Path(folder))
         if run_cfg.resume is None:
             # What a failed start has left behind is not a run.
             partial = {*Path(folder).glob("config.json*.partial")}

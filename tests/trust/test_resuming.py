@@ -26,6 +26,17 @@ def test_resuming_after_a_crash_equals_never_having_crashed(small_world, tmp_pat
     assert log_of(demo_straight) == log_of(tmp_path / "run")
 
 
+def test_a_model_left_aside_by_a_kill_is_put_back_although_none_better_follows(straight, tmp_path, monkeypatch):
+    """Killed between the two renames of save_model, before the last steps; these rank worse than what is kept."""
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    (run / "model").rename(run / "model.old")
+    monkeypatch.setattr(run_folder.Run, "validated", None)  # nothing is left to validate
+    train.main(["--resume", str(run)])
+    assert_same_weights(straight, run)
+    assert not (run / "model.old").exists()
+
+
 def test_the_same_command_works_after_a_kill_before_config_json(world, straight, tmp_path):
     """And --out that names a file is one line, which says so."""
     (tmp_path / "run").mkdir()
