@@ -86,11 +86,15 @@ def validation_levels(folder: str, data: EvaluationData) -> dict[str, float]:
     return levels_of(choose_lists(data.ratings, data.splits, "valid", limit))
 
 
+def letters_of(m: int) -> list[str]:
+    """What the m slots are called."""
+    return [identifier.strip() for identifier in IDENTIFIERS[:m]]
+
+
 def slot_picture(by_slot: dict) -> Picture:
     """by_slot: {line: mean predicted rank (m,) of what each slot displays, or (seeds, m)}."""
     m = np.shape(next(iter(by_slot.values())))[-1]
-    letters = [name.strip() for name in IDENTIFIERS[:m]]
-    lines = {name: (letters, ranks) for name, ranks in by_slot.items()}
+    lines = {name: (letters_of(m), ranks) for name, ranks in by_slot.items()}
     return Picture("Is a slot favoured?", "slot in which a candidate is displayed",
                    "mean predicted rank (1 = best)", {"": lines},
                    {"no slot favoured": (m + 1) / 2}, LEVEL_SLOTS)
@@ -167,8 +171,7 @@ def draw_maps(pyplot, maps: dict, path: Path) -> None:
             m = len(y)
             image = map_axes.imshow(y, vmin=0, vmax=1, cmap="Blues")
             cross, = map_axes.plot(gold_slots, range(m), "x", color="crimson", markersize=9)
-            letters = [letter.strip() for letter in IDENTIFIERS[:m]]
-            map_axes.set_xticks(range(m), letters)
+            map_axes.set_xticks(range(m), letters_of(m))
             map_axes.set_yticks(range(m), range(1, m + 1))
             map_axes.set_title(f"{name}\nthe list in {title} order", fontsize=9)
     for map_axes in axes[-1]:

@@ -44,7 +44,7 @@ def soft_ties_loss(log_probs: Tensor, order: Tensor, ratings: Tensor) -> Tensor:
         (given those before k, each candidate tied for k is drawn as often), so the expected gradient
         is the same; but here a position's term depends only on what was drawn before it. Before
         candidates' ratings were targets, SFT and SFT + SLL on shuffled orders ended higher with it
-        in the demo, ALRO on shown ones did not (results/README.md, "Soft ties").
+        in the demo, ALRO on shown ones did not (results/LOG.md).
     """
     rating_at = ratings.gather(-1, order).unsqueeze(-1)  # (B, m, 1) that of gold position k
     tied = ratings.unsqueeze(-2) == rating_at  # (B, m, m) i is rated as gold k

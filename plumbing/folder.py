@@ -360,14 +360,14 @@ class Run:
         if self.writes and text:
             say(text)
 
-    def same_origin(self, path: Path, saved: dict) -> tuple[bool, str]:
-        """Whether a checkpoint has this run's origin; what to say where it has not."""
+    def check_origin(self, path: Path, saved: dict) -> None:
+        """Raise AlroError if a checkpoint is not of this run's origin."""
         model = self.origin["config"]["model"]
         words = {"data": "other data", "losses": "another loss function",
                  "base": f"other weights of {model}, on which the adapter was put",
                  "config": "another configuration"}
         differing = [words[name] for name in words if saved[name] != self.origin[name]]
-        return not differing, f"{path} cannot be used: made with {' and '.join(differing)}"
+        check_input(not differing, f"{path} cannot be used: made with {' and '.join(differing)}")
 
     def load_checkpoint(self, state) -> None:
         """Put the checkpoint, if there is one, into the state (train.State).
@@ -378,7 +378,7 @@ class Run:
         if path.exists():
             with one_line_error(f"{path} cannot be used"), torch.no_grad():
                 saved = torch.load(path, map_location=state.device, weights_only=True)
-                check_input(*self.same_origin(path, saved.pop("origin")))
+                self.check_origin(path, saved.pop("origin"))
                 for name, weight in trainable(state.model).items():
                     there = saved["weights"][name]
                     weight.copy_(there.view_as(weight))  # of another shape: an error, no broadcast

@@ -4,7 +4,7 @@ What is imported by name lies in oracles.py (the equations), worlds.py (datasets
 helpers.py (small runs, and what they leave behind).
 
 The tests run on the CPU, also where there is a GPU: they compare numbers bit for bit, and fork processes, which CUDA
-does not survive. With ALRO_TEST_ON_GPU=1 they use it, and some fail (results/README.md, "On CUDA").
+does not survive. With ALRO_TEST_ON_GPU=1 they use it, and some fail (results/LOG.md).
 """
 import functools
 import os

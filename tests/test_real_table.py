@@ -87,10 +87,9 @@ def test_ratings_alone_are_read_off_with_the_weights_of_the_last_step(config, tm
     last = torch.load(folder / "checkpoint" / "state.pt", weights_only=True)["weights"]
     there = dict(ranker.model.named_parameters())
     assert ranker.decode == "ratings" and all(torch.equal(there[name], last[name]) for name in there)
-    cfg = real_table.RealConfig()
-    asked = {seed: real_table.ways_of(cfg, "ratings only", seed, train.TrainConfig()) for seed in (0, 1)}
+    asked = {seed: real_table.ways_of("ratings only", seed, train.TrainConfig()) for seed in (0, 1)}
     assert asked == {0: [", knows"], 1: [", knows"]}
-    assert real_table.ways_of(cfg, "SFT, history alone", 0, train.TrainConfig(candidate_weight=0.0)) == [""]
+    assert real_table.ways_of("SFT, history alone", 0, train.TrainConfig(candidate_weight=0.0)) == [""]
 
 
 def test_the_printed_average_is_what_the_prompt_says_rounded_as_there(world):

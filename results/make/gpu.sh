@@ -4,7 +4,7 @@
 # Needs pytest, hypothesis; trl and datasets for the row of TRL. The table goes on where it stopped.
 set -e
 inputs=(--dataset recbole --data_path "$1" --model "$2")
-ALRO_TEST_ON_GPU=1 python3 -m pytest -q || true  # results/README.md: On CUDA
+ALRO_TEST_ON_GPU=1 python3 -m pytest -q || true  # results/LOG.md
 [ -e runs/demo-gpu ] || python3 train.py --out runs/demo-gpu
 python3 results/make/benchmark.py --preset small-gpu "${inputs[@]}" --only loop --compile True --json results/loop-gpu.json
 table=(--size gpu --compile True "${inputs[@]}")

@@ -45,15 +45,20 @@ def metric_of(result: dict) -> str:
     return f"ndcg@{result['list_size']}"
 
 
+def mean_of(result: dict, row: str) -> float:
+    """A row's NDCG of the whole list."""
+    return result["methods"][row][metric_of(result)]["mean"]
+
+
 def share(result: dict, value: float) -> float:
     """Of an NDCG: how much of the way from chance to the oracle."""
-    chance, oracle = (result["methods"][row][metric_of(result)]["mean"] for row in ("chance", "oracle"))
+    chance, oracle = mean_of(result, "chance"), mean_of(result, "oracle")
     return (value - chance) / (oracle - chance)
 
 
 def gap(result: dict, row: str) -> str:
     """The share of the gap that a row closes, as a page prints it."""
-    return number(share(result, result["methods"][row][metric_of(result)]["mean"]), 2)
+    return number(share(result, mean_of(result, row)), 2)
 
 
 def seeds_range(result: dict, method: dict) -> str:
@@ -314,10 +319,9 @@ def index() -> str:
     """Where each table comes from."""
     cells = []
     for name, (title, command) in FULL.items():
-        if (ROOT / "results" / f"{name}.json").exists():
-            found = read(name)
-            first = found if "commit" in found else next(iter(found.values()))
-            cells.append([title, f"[{name}.md](tables/{name}.md)", f"`{name}.json`", f"`{command}`", first["commit"]])
+        found = read(name)
+        first = found if "commit" in found else next(iter(found.values()))
+        cells.append([title, f"[{name}.md](tables/{name}.md)", f"`{name}.json`", f"`{command}`", first["commit"]])
     return markdown(["question", "every row", "file", "command", "commit"], cells)
 
 
@@ -362,7 +366,7 @@ def claims() -> str:
     alone = "ALRO, shown, history alone - SFT, shown, history alone"
     sll, sll_shuffled = pairs["SFT+SLL, shown - SFT, shown"], pairs["SFT+SLL, shuffled - SFT, shuffled"]
     films = difference(read("rivals"), "ALRO, shown - LightGCN")
-    none_new = [cell(read("new_films")["0 new films of 6"], row, "ndcg@6") for row in ("ALRO, shown", "LightGCN")]
+    none_new = [mean_of(read("new_films")["0 new films of 6"], row) for row in ("ALRO, shown", "LightGCN")]
     on_films = difference(epoch, "ALRO - LightGCN")
     must(psl_decides=above(pairs["ALRO, shown - SFT, shown"]) and above(pairs[alone]),
          sll_is_small=level(sll) and above(sll_shuffled) and sll_shuffled["mean"] < 0.01,
@@ -380,8 +384,8 @@ def claims() -> str:
          f"{in_short(pairs[alone])}; ALRO, shown − SFT, shuffled: {in_short(pairs['ALRO, shown - SFT, shuffled'])}"],
         ["4. PSL costs nothing when ranking", "holds", "holds", "1 prompt a list either way; training reads 2"],
         ["5. It beats embedding- and LLM-based recommenders", "where films are new", "not on MovieLens (one seed)",
-         f"@6, ALRO − LightGCN, two of six films new: {in_short(films)}, none new: {' against '.join(none_new)}; "
-         f"MovieLens-100K, 135M, @10, ALRO − LightGCN: {in_short(on_films)}"],
+         f"@6, ALRO − LightGCN, two of six films new: {in_short(films)}, none new: "
+         f"{' against '.join(map(number, none_new))}; MovieLens-100K, 135M, @10, ALRO − LightGCN: {in_short(on_films)}"],
         ["6. It beats SFT at every model size, larger ones by more", "not shown", "not shown", "sizes not compared"]]
     return markdown(["the paper's claim", "with rating targets", "history alone",
                      "number (lowest to highest seed) [95 %]"], rows)
@@ -391,8 +395,8 @@ def findings() -> str:
     """Five sentences."""
     arms, tiny, epoch = read("arms"), read("real-tiny"), read("real-gpu")
 
-    def value(row: str, metric: str, digits: int = 2) -> str:
-        return number(arms["methods"][row][metric]["mean"], digits)
+    def agreement(row: str) -> str:
+        return number(arms["methods"][row]["agreement"]["mean"], 2)
     exposure = difference(arms, "SFT+PSL, shown - SFT, both displays")
     must(knows_more=above(difference(arms, "SFT, shown, knows - SFT, shown")), pull_adds=above(exposure),
          psl_alone_does_it=level(difference(arms, "ALRO, shown - SFT+PSL, shown")),
@@ -405,32 +409,26 @@ def findings() -> str:
         f"{gap(arms, 'SFT, shown')} of the gap ({gap(arms, 'SFT, shown, 4 times the steps')} in four times the steps), "
         f"the ratings that the same model expects {gap(arms, 'SFT, shown, knows')}.",
         f"2. **PSL makes it say so**: {gap(arms, 'SFT+PSL, shown')} of the gap without SLL, and ALRO is level with it; "
-        f"agreement rises from {value('SFT, shown', 'agreement')} to {value('SFT+PSL, shown', 'agreement')}.",
+        f"agreement rises from {agreement('SFT, shown')} to {agreement('SFT+PSL, shown')}.",
         f"3. **Most of that is the second, random display**: without the pull between the two answers it brings "
         f"{gap(arms, 'SFT, both displays')} (five seeds); the pull adds {in_short(exposure)} in NDCG@6.",
         "4. **Shuffling and reading off is as good as any answer**: "
-        f"{gap(arms, 'SFT, shuffled, knows')} with agreement {value('SFT, shuffled, knows', 'agreement')}, and a model "
+        f"{gap(arms, 'SFT, shuffled, knows')} with agreement {agreement('SFT, shuffled, knows')}, and a model "
         "trained on nothing but ratings is level with it.",
         real_finding(tiny, epoch)])
 
 
-def mean_of(result: dict, row: str) -> float:
-    return result["methods"][row][metric_of(result)]["mean"]
-
-
 def real_finding(tiny: dict, epoch: dict) -> str:
     """The finding on real ratings."""
-    def value(result: dict, row: str, metric: str) -> str:
-        return number(result["methods"][row][metric]["mean"])
     must(one_seed_each=all(result["methods"]["ALRO"]["seeds"] == 1 for result in (tiny, epoch)),
          knows_the_average=level(difference(tiny, "ALRO, knows - printed average")),
          does_not_say=below(difference(tiny, "ALRO - ALRO, knows")),
          at_chance=abs(mean_of(tiny, "ALRO") - mean_of(tiny, "chance")) < 0.003,
          agrees=above(difference(epoch, "ALRO - SFT", "agreement")), no_better=level(difference(epoch, "ALRO - SFT")))
     return ("5. **On MovieLens-100K (one seed each) a tiny model, read off, ranks as the average printed in its prompt "
-            f"does; its answer is at chance**: NDCG@10 {value(tiny, 'ALRO, knows', 'ndcg@10')} and "
-            f"{value(tiny, 'ALRO', 'ndcg@10')}. A 135M model (GPU, history alone) ranks no better with ALRO than with "
-            f"SFT; agreement rises from {value(epoch, 'SFT', 'agreement')} to {value(epoch, 'ALRO', 'agreement')}.")
+            f"does; its answer is at chance**: NDCG@10 {cell(tiny, 'ALRO, knows', 'ndcg@10')} and "
+            f"{cell(tiny, 'ALRO', 'ndcg@10')}. A 135M model (GPU, history alone) ranks no better with ALRO than with "
+            f"SFT; agreement rises from {cell(epoch, 'SFT', 'agreement')} to {cell(epoch, 'ALRO', 'agreement')}.")
 
 
 # ---- Writing ---------------------------------------------------------------------------------------------------------

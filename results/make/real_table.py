@@ -213,7 +213,7 @@ def rank_zero_shot(cfg: RealConfig, folder: Path, data) -> dict:
     return scored(untrained, data, ORDERS, kept, stamp, shown=False)
 
 
-def ways_of(cfg: RealConfig, name: str, seed: int, train_cfg: train.TrainConfig) -> list[str]:
+def ways_of(name: str, seed: int, train_cfg: train.TrainConfig) -> list[str]:
     """How a run's model is asked, as endings of its row's name."""
     if name == RATINGS_ONLY:
         return [", knows"]
@@ -266,7 +266,7 @@ def rank_all(cfg: RealConfig) -> tuple:
         # Once, on the prompts that say all.
         if name == "SFT" and seed == 0:
             by_row["zero-shot"], calls["zero-shot"] = [rank_zero_shot(cfg, folder, data)], 1
-        ways = ways_of(cfg, name, seed, train_cfg)
+        ways = ways_of(name, seed, train_cfg)
         for way, method in rank_ways(cfg, folder, name, ways, data).items():
             by_row.setdefault(name + way, []).append(method)
             calls[name + way] = calls_of(way, data.list_size)

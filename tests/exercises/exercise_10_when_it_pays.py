@@ -12,7 +12,7 @@ Begin: python tests/exercises/start.py 10      Check: pytest tests/exercises --e
 Then try it: print curve([0, 1, 2, 4, 6]). Expect "told the genre" at .98 or more throughout; "embedding at its best" as
 good with no new film, .968 with two, and no better than chance, .82, with six; "item mean" from .850 down to chance. By
 `pays_from`, titles pay from two new films on. From where for you? Then compare with trained rankers (results/README.md,
-"Where does it pay?"). Which of your bounds do the embeddings reach, and which does ALRO?
+"Rivals, and where films are new"). Which of your bounds do the embeddings reach, and which does ALRO?
 """
 import evaluate
 
