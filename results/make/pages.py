@@ -385,7 +385,8 @@ def claims() -> str:
         ["4. PSL costs nothing when ranking", "holds", "holds", "1 prompt a list either way; training reads 2"],
         ["5. It beats embedding- and LLM-based recommenders", "where films are new", "not on MovieLens (one seed)",
          f"@6, ALRO − LightGCN, two of six films new: {in_short(films)}, none new: "
-         f"{' against '.join(map(number, none_new))}; MovieLens-100K, 135M, @10, ALRO − LightGCN: {in_short(on_films)}"],
+         f"{' against '.join(map(number, none_new))}; MovieLens-100K, 135M, @10, ALRO − LightGCN: "
+         f"{in_short(on_films)}"],
         ["6. It beats SFT at every model size, larger ones by more", "not shown", "not shown", "sizes not compared"]]
     return markdown(["the paper's claim", "with rating targets", "history alone",
                      "number (lowest to highest seed) [95 %]"], rows)
