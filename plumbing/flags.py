@@ -221,7 +221,8 @@ def parse_flags(arguments: list[str] | None, *configs, presets: dict | None = No
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     for name, value in {name: value for cfg in parsed for name, value in vars(cfg).items()}.items():
-        check_input(value != "", f"--{name} is empty: give a value, or leave the flag out")
+        flag = name if name == positional else f"--{name}"
+        check_input(value != "", f"{flag} is empty: give a value, or leave it out")
     if positional:
         *parsed, others = parsed
         parsed.append(getattr(others, positional))

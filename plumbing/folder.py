@@ -232,6 +232,8 @@ def check_losses(values: dict[str, torch.Tensor], n_lists: int) -> None:
         shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
         check_input(shape == (n_lists,), f"a loss function must return tensors of one number per "
                                          f"list, shape ({n_lists},), got as {name} {shape}")
+    check_input(values["total"].requires_grad, 'a loss function must return a "total" that depends '
+                                               "on the model: this one has no gradient")
 
 
 class TrainingLog:
@@ -385,6 +387,9 @@ class Run:
                 state.optimizer.load_state_dict(saved["optimizer"])
                 state.scheduler.load_state_dict(saved["scheduler"])
                 state.step, state.best = int(saved["step"]), float(saved["best"])
+            check_input(state.best == -math.inf or (self.folder / "model").exists(),
+                        f"{self.folder}/model, the best on validation until step {state.step}, is "
+                        "gone: restore it, or train again with another --out")
             self.say(f"resumed at step {state.step}")
         self.log.keep_until(state.step)
 
@@ -552,6 +557,10 @@ def replace_results(path: Path, result: dict, methods: dict, lists) -> None:
              f"orders): this one ({len(lists)} lists, {result['orders']} orders) is not kept")
         return
     lists_path = path.with_suffix(".lists.jsonl")
+    # What an evaluation that was killed has left behind.
+    for ending in "partial", "new":
+        for left in path.parent.glob(f"{path.stem}.*.{ending}"):
+            left.unlink()
     partial = path.with_suffix(f".{os.getpid()}.partial")
     # The old table goes, the new lines come, then the new table; until all is on the disk, the old
     # ones stay.

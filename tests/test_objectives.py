@@ -358,6 +358,7 @@ def test_a_loss_that_is_not_one_number_per_list_is_refused(small_world, tmp_path
     (lambda terms: {"sft": terms["sft"]}, 'must return "total".*returns sft$'),
     (lambda terms: terms["total"], 'must return a dict with "total".*returns a Tensor$'),
     (lambda terms: {**terms, "sft": terms["sft"].mean()}, "got as sft"),
+    (lambda terms: {**terms, "total": terms["total"].detach()}, "this one has no gradient$"),
     *[(lambda terms, name=name: {**terms, name: terms["sft"]}, f"must not return .'{name}'.: another name")
       for name in sorted(run_folder.LOG_FIELDS)]])
 def test_a_loss_without_a_total_or_with_a_name_of_the_log_is_refused(small_world, tmp_path, own, message):

@@ -102,6 +102,14 @@ def test_a_kill_between_the_two_files_leaves_no_table_beside_other_lines(tmp_pat
     assert value_of(tmp_path) == (2.0, 2.0) and not [*tmp_path.glob("*.new"), *tmp_path.glob("*.partial")]
 
 
+def test_what_a_killed_evaluation_left_behind_is_cleared_away(tmp_path):
+    for name in "eval-test.1.new", "eval-test.1.partial", "eval-test.1.new.1.partial", "eval-test-first.1.new":
+        (tmp_path / name).write_text("half a resu")
+    write_result(tmp_path, 1.0)
+    assert value_of(tmp_path) == (1.0, 1.0)
+    assert [path.name for path in tmp_path.glob("*.1.*")] == ["eval-test-first.1.new"]  # of another result
+
+
 def test_of_two_evaluations_that_end_together_one_waits(tmp_path):
     """Else the lines of one may stand beside the table of the other."""
     lock = run_folder.lock_folder(tmp_path, "eval-lock")

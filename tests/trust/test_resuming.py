@@ -9,6 +9,7 @@ from helpers import (
     Crash, assert_same_end, assert_same_weights, crash_at, csv_run, demo_run, files_of, log_of, one_line, refused,
     state_of)
 
+import evaluate
 import train
 from plumbing import folder as run_folder
 
@@ -37,6 +38,15 @@ def test_a_model_left_aside_by_a_kill_is_put_back_although_none_better_follows(s
     assert not (run / "model.old").exists()
 
 
+def test_a_run_whose_model_is_gone_is_not_gone_on_with(straight, tmp_path):
+    """Only a better model would be kept, so at the end there might be none."""
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    shutil.rmtree(run / "model")
+    assert "has no model/ yet" in one_line(evaluate.main, [str(run)])  # the way that it names is the next line
+    assert f"{run}/model, the best on validation until step" in one_line(train.main, ["--resume", str(run)])
+
+
 def test_the_same_command_works_after_a_kill_before_config_json(world, straight, tmp_path):
     """And --out that names a file is one line, which says so."""
     (tmp_path / "run").mkdir()
@@ -44,7 +54,8 @@ def test_the_same_command_works_after_a_kill_before_config_json(world, straight,
         (tmp_path / "run" / name).write_text("{")
     train.train(*csv_run(world, tmp_path / "run"))
     assert_same_end(straight, tmp_path / "run")
-    assert one_line(train.main, ["--out", ""]) == "--out is empty: give a value, or leave the flag out"
+    assert one_line(train.main, ["--out", ""]) == "--out is empty: give a value, or leave it out"
+    assert one_line(evaluate.main, [""]) == "run is empty: give a value, or leave it out"
     assert one_line(train.train, *csv_run(world, world / "items.csv")) == f"--out {world}/items.csv is a file, " \
         "not a folder"
 
