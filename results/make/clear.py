@@ -1,0 +1,223 @@
+"""Why a tiny model on MovieLens knows and does not say: the same lists with clearer ratings. By hand.
+
+    python results/make/clear.py train --data_path DATA       SFT and SFT+SLL, for each amount of noise; run again, it
+                                                              continues
+    python results/make/clear.py score --data_path DATA --out results
+
+DATA is a folder of RecBole's MovieLens-100K. *noise X*: each rating gives way to a level that the film alone decides,
+but for noise: the fifth into which the film's standardised mean plus X times a standard normal number falls. Films,
+users, histories and lists stay. *as rated*: MovieLens itself. *the demo*: its own world, on shuffled displays.
+*film*: correlation of ratings with their film's mean.
+
+Beside says and knows, the *reward*: how many nats per identifier the SFT loss would fall below the uniform trap, if the
+answer said what the model knows (Plackett-Luce with the expected ratings as scores, at its best temperature).
+"""
+import csv
+import dataclasses
+import math
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import evaluate  # noqa: E402
+import measure  # noqa: E402
+import real_table  # noqa: E402
+import train  # noqa: E402
+from alro import expected_ratings, gold_order  # noqa: E402
+from data import DataConfig, generator, random_slots  # noqa: E402
+from experiments import compare  # noqa: E402
+from plumbing.averages import item_mean  # noqa: E402
+from plumbing.flags import check_input, option, parse_flags, run_script, write_json  # noqa: E402
+from plumbing.folder import read_log, read_run_config  # noqa: E402
+
+
+@dataclasses.dataclass(frozen=True)
+class ClearConfig:
+    """Where the ratings are, and where the table goes."""
+    _argument_group_name = "clearer ratings"
+    data_path: str = option("data/recbole", "the folder with RecBole's MovieLens-100K")
+    commit: str | None = option(None, "score: of the code that trained the runs (default: what is checked out)")
+    out: str = option("runs/clear", "score: folder for the table (the pages are made from results)")
+
+
+RUNS = Path("runs/clear")
+NOISES = (0.0, 0.5, 1.0)
+ARMS = {"SFT": real_table.SFT, "SFT+SLL": {"beta": 0.0}}
+ORDERS = 2
+
+
+# ---- The data --------------------------------------------------------------------------------------------------------
+
+def levels_of(item: np.ndarray, rating: np.ndarray, noise: float) -> np.ndarray:
+    """(N,) levels 1 to 5 in the place of N ratings."""
+    mean = item_mean(item, rating, item.max() + 1)[item]  # (N,)
+    score = mean / mean.std() + noise * np.random.default_rng(0).standard_normal(len(item))
+    return 1 + np.searchsorted(np.quantile(score, [0.2, 0.4, 0.6, 0.8]), score)
+
+
+def write_clear(source: Path, folder: Path, noise: float) -> None:
+    """RecBole's two files with other ratings."""
+    interactions, = source.glob("*.inter")
+    films, = source.glob("*.item")
+    with open(interactions, encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file, delimiter="\t")
+    at = {name.split(":")[0]: place for place, name in enumerate(head)}
+    _, item = np.unique([row[at["item_id"]] for row in rows], return_inverse=True)
+    rating = np.array([float(row[at["rating"]]) for row in rows])
+    levels = levels_of(item, rating, noise)
+    for row, level in zip(rows, levels):
+        row[at["rating"]] = f"{level:.1f}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "clear.inter", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows([head, *rows])
+    (folder / "clear.item").write_bytes(films.read_bytes())
+
+
+class Job(NamedTuple):
+    """One run of the plan."""
+    world: str
+    arm: str
+    folder: Path
+    data: DataConfig
+    train: train.TrainConfig
+
+
+def jobs(cfg: ClearConfig) -> list[Job]:
+    """All runs, world by world."""
+    size = real_table.SIZES["tiny"]
+    files = {"dataset": "recbole", "noun": "movie", **real_table.FIELDS, **size.data}
+    shuffled = {"test_lists": 0, "display_order": "shuffled"}
+    data_paths = {f"noise {noise:g}": str(data_of(noise)) for noise in NOISES} | {"as rated": cfg.data_path}
+    found = []
+    for world, data_path in data_paths.items():
+        for arm, weights in ARMS.items():
+            row = measure.Row(range(1), {**shuffled, **weights, **size.train}, {**files, "data_path": data_path})
+            found.append(Job(world, arm, folder_of(world, arm), *real_table.configurations(size.preset, row, 0)))
+    for arm, weights in ARMS.items():
+        found.append(Job("the demo", arm, folder_of("the demo", arm), DataConfig(),
+                         train.TrainConfig(**shuffled, **weights)))
+    return found
+
+
+def data_of(noise: float) -> Path:
+    return RUNS / f"data-{noise:g}"
+
+
+def folder_of(world: str, arm: str) -> Path:
+    return RUNS / measure.file_name(world) / arm
+
+
+def train_all(cfg: ClearConfig) -> None:
+    for noise in NOISES:
+        write_clear(Path(cfg.data_path), data_of(noise), noise)
+    for job in jobs(cfg):
+        if not real_table.is_done(job.folder, job.data, job.train):
+            resume = str(job.folder) if (job.folder / "config.json").exists() else None
+            train.train(job.data, job.train, train.RunConfig(out=str(job.folder), resume=resume))
+
+
+# ---- The table -------------------------------------------------------------------------------------------------------
+
+def plackett_luce_loss(scores: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """The SFT loss (N,), in nats per identifier, of an answer that draws each candidate among those not yet out with
+    probability proportional to exp(score). scores (N, m), order (N, m)."""
+    in_order = scores.gather(-1, order)  # (N, m)
+    of_the_rest = in_order.flip(-1).logcumsumexp(-1).flip(-1)  # (N, m) over position k and all later ones
+    return (of_the_rest - in_order).mean(-1)
+
+
+def loss_of_what_it_knows(expected: torch.Tensor, ratings: torch.Tensor) -> float:
+    """Mean over lists and over 20 draws of the ties, in nats per identifier, at the best of the temperatures."""
+    orders = [gold_order(ratings, generator("reward", draw)) for draw in range(20)]
+    scales = torch.logspace(-1, 1.5, 26)
+    return min(torch.cat([plackett_luce_loss(scale * expected, order) for order in orders]).mean().item()
+               for scale in scales)
+
+
+@torch.no_grad()
+def expected_of(ranker: evaluate.ModelRanker, lists) -> torch.Tensor:
+    """(N, m) the rating that the model expects of each candidate, in one random display of each list."""
+    ranker.model.eval()
+    parts = [lists[start:start + 64] for start in range(0, len(lists), 64)]
+    m = len(lists[0].items)
+    return torch.cat([expected_ratings(ranker.model, ranker.encoder.encode(
+        part, [random_slots(m, "eval", one.list_id, 0) for one in part])) for part in parts])
+
+
+def score_arm(job: Job, data) -> tuple[dict, float]:
+    """({way: evaluate.score_method}, SFT loss of what it knows)."""
+    words, found = data.ratings.words, {}
+    for way, decode in {"": "greedy", ", knows": "ratings"}.items():
+        ranker, *_ = evaluate.rankers_of_run(str(job.folder), words, data.list_size, decode).values()
+        lists = evaluate.fit_to_model(data, ranker.encoder).lists
+        found[way] = evaluate.score_method(ranker, lists, ORDERS, shown=False)
+    return found, loss_of_what_it_knows(expected_of(ranker, lists), evaluate.ratings_of(lists))
+
+
+def step_of_saying(log: list[dict]) -> int | None:
+    """The first validation whose answer is half the way from chance to what the model knows then."""
+    return next((line["step"] for line in log if "valid_ndcg" in line
+                 and line["valid_ndcg"] >= (line["valid_chance"] + line["valid_knows"]) / 2), None)
+
+
+def film_correlation(columns) -> float:
+    mean = item_mean(columns.item, columns.rating, len(columns.items))
+    return float(np.corrcoef(columns.rating, mean[columns.item])[0, 1])
+
+
+def score_world(world_jobs: list[Job], commit: str) -> dict:
+    data_cfg = world_jobs[0].data
+    data = compare.load_evaluation(data_cfg, "test", measure.LISTS if data_cfg.dataset == "synthetic" else None)
+    m = data.list_size
+    trap = math.lgamma(m + 1) / m  # nats per identifier
+    by_row, about = {}, {}
+    validation = {}
+    for job in world_jobs:
+        ways, knows = score_arm(job, data)
+        by_row |= {job.arm + way: [method] for way, method in ways.items()}
+        log = read_log(job.folder)
+        sft = [line["sft"] for line in log if "sft" in line]
+        about[job.arm] = {"reward": trap - knows, "sft_at_the_end": float(np.mean(sft[-5:])),
+                          "step_of_saying": step_of_saying(log)}
+        validation[job.arm] = {"0": {str(line["step"]): [line["valid_ndcg"], line["valid_knows"]]
+                                     for line in log if "valid_ndcg" in line}}
+    pairs = [(f"{arm}, knows", arm) for arm in ARMS] + [("SFT+SLL", "SFT")]
+    result = measure.table(data, by_row, dict.fromkeys(by_row, 1), pairs, dataset=data_cfg.dataset, orders=ORDERS,
+                           seed="0")
+    del result["timing"]  # ranked beside other work
+    hardware = ", ".join(sorted({read_run_config(str(job.folder))["hardware"] for job in world_jobs}))
+    return result | {"trap": trap, "arms": about, "film_correlation": film_correlation(data.ratings.columns),
+                     "validation": validation, "hardware": hardware, "commit": commit}
+
+
+def score_all(cfg: ClearConfig) -> None:
+    commit = cfg.commit or measure.commit_of(measure.ROOT)
+    worlds = {}
+    for job in jobs(cfg):
+        check_input(real_table.is_done(job.folder, job.data, job.train), f"{job.folder}: `train` first")
+        worlds.setdefault(job.world, []).append(job)
+    tables = {}
+    for world, world_jobs in worlds.items():
+        tables[world] = score_world(world_jobs, commit)
+        for arm, values in tables[world]["arms"].items():
+            print(f"{world}, {arm}: reward {values['reward']:.3f} of {tables[world]['trap']:.3f} nats", flush=True)
+    write_json(Path(cfg.out) / "clear.json", tables)
+    print(Path(cfg.out) / "clear.json")
+
+
+VERBS = {"train": train_all, "score": score_all}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    cfg, verbs = parse_flags(arguments, ClearConfig, positional="verb")
+    check_input(len(verbs) == 1 and verbs[0] in VERBS, f"one of: {', '.join(VERBS)}")
+    VERBS[verbs[0]](cfg)
+
+
+if __name__ == "__main__":
+    run_script(main)
