@@ -31,7 +31,7 @@ hypothesis.settings.register_profile("alro", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("alro")
 
 # The scripts behind results/, and those of the exercises in processes of their own.
-OTHERS_OF_THE_MACHINE = ["test_mine.py", "test_real_table.py", "test_measure.py"]
+OTHERS_OF_THE_MACHINE = ["test_clear.py", "test_mine.py", "test_real_table.py", "test_measure.py"]
 READ_FIRST = ["test_losses.py", "test_model.py", "test_data.py", "test_train.py", "test_evaluate.py"]
 
 

@@ -150,6 +150,14 @@ def test_the_table_is_of_all_lists_unless_told_otherwise():
     assert real_table.kept_at(cfg, Path("run"), "SFT, 3 orders").as_posix() == "run/SFT-3-orders-all.json"
 
 
+def test_a_size_with_a_model_of_its_own_says_so_in_its_table():
+    """Once the tiny model's table was said to be of the pretrained one that --model names."""
+    tiny, cpu = (real_table.RealConfig(size=size, model="elsewhere/some-model") for size in ("tiny", "cpu"))
+    assert (real_table.model_of(tiny), real_table.untrained_row(tiny)) == ("tiny", "untrained")
+    assert (real_table.model_of(cpu), real_table.untrained_row(cpu)) == ("elsewhere/some-model", "zero-shot")
+    assert real_table.plan(tiny)["SFT"].train["model"] == "tiny"
+
+
 def test_each_row_and_seed_is_trained_and_ranked_and_scored_without_the_weights(
         config, tmp_path, processes, capsys):
     there = config.index("--model") + 1

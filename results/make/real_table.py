@@ -195,12 +195,22 @@ def kept_at(cfg: RealConfig, folder: Path, row: str) -> Path:
     return folder / f"{file_name(row)}-{cfg.limit or 'all'}.json"
 
 
-def rank_zero_shot(cfg: RealConfig, folder: Path, data) -> dict:
+def model_of(cfg: RealConfig) -> str:
+    """What is trained: --model, but for a size that has a model of its own."""
+    return SIZES[cfg.size].train.get("model", cfg.model)
+
+
+def untrained_row(cfg: RealConfig) -> str:
+    """The name of the row of the model as training found it."""
+    return "untrained" if model_of(cfg) == "tiny" else "zero-shot"
+
+
+def rank_untrained(cfg: RealConfig, folder: Path, data) -> dict:
     """With the untrained model, that of the run in this folder; where it is not here, from a ranking that was kept."""
-    kept = kept_at(cfg, runs_of(cfg), "zero-shot")
-    weights = cfg.model
-    if Path(cfg.model).is_dir():
-        weights = sha256_of_weights(Path(cfg.model))
+    kept = kept_at(cfg, runs_of(cfg), untrained_row(cfg))
+    weights = model_of(cfg)
+    if Path(weights).is_dir():
+        weights = sha256_of_weights(Path(weights))
     else:  # a model of the hub, or of another machine
         there = scored(None, data, ORDERS, kept, None, shown=False)
         if there:
@@ -265,7 +275,8 @@ def rank_all(cfg: RealConfig) -> tuple:
         check_data_of_run(str(folder), data_hashes(data.ratings.words, data.splits))
         # Once, on the prompts that say all.
         if name == "SFT" and seed == 0:
-            by_row["zero-shot"], calls["zero-shot"] = [rank_zero_shot(cfg, folder, data)], 1
+            row = untrained_row(cfg)
+            by_row[row], calls[row] = [rank_untrained(cfg, folder, data)], 1
         ways = ways_of(name, seed, train_cfg)
         for way, method in rank_ways(cfg, folder, name, ways, data).items():
             by_row.setdefault(name + way, []).append(method)
@@ -322,7 +333,7 @@ def score_all(cfg: RealConfig) -> None:
         missing += [f"{row}, seed {seed}" for seed in wanted[len(seeds):]]
     missing += [row for row in plan(cfg) if row not in steps]
     print(f"not in the table: {'; '.join(missing) or 'nothing'}")
-    base = "ALRO" if "ALRO" in by_row else next(row for row in by_row if row != "zero-shot")
+    base = "ALRO" if "ALRO" in by_row else next(row for row in by_row if row != untrained_row(cfg))
     embedding, chosen = rivals.embedding_rankers(data.ratings.columns, data.splits, "test")
     without_model = embedding | rivals.told_the_category(data) | {"printed average": printed_average(data)}
     for name, ranker in without_model.items():
@@ -341,7 +352,8 @@ def score_all(cfg: RealConfig) -> None:
     pairs += [pair(row, other) for row in known for other in
               (row.removesuffix(", knows"), f"{RATINGS_ONLY}, knows", "printed average", "item mean") if row != other]
     chosen = {name: str(choice) for name, choice in chosen.items()}
-    about = {"dataset": cfg.dataset, "model": Path(cfg.model).name, "orders": ORDERS, "chosen": chosen, "steps": steps}
+    model = Path(model_of(cfg)).name
+    about = {"dataset": cfg.dataset, "model": model, "orders": ORDERS, "chosen": chosen, "steps": steps}
     result = table(data, by_row, calls, pairs, **about)
     result["commit"] = cfg.commit or measure.commit_of(measure.ROOT)
     # Of the language model; the rivals are fitted where the table is written.
