@@ -97,13 +97,15 @@ def test_the_step_that_is_told_is_the_first_validation_at_that_share_of_the_gap(
     assert measure.of_training([job], "")["steps_until_85"] == [None]
 
 
-def test_every_row_of_the_plan_can_be_trained_and_stands_in_a_table():
+def test_every_row_of_the_plan_can_be_trained_and_stands_in_a_table(monkeypatch):
     rows = measure.plan()
     assert len(measure.jobs(Path("runs"))) == sum(len(row.seeds) for row in rows.values())  # each is a configuration
     assert len({measure.file_name(row) for row in rows}) == len(rows) and {*measure.KNOBS} <= rows.keys()
-    worlds = [{}, {"list_size": 10}, *({"retriever_noise": noise} for noise in (0.5, 1.0, 2.0))]
-    tabled = [*measure.rows_with({}, knobs=True), *(row for fields in worlds for row in measure.rows_with(fields))]
-    assert sorted(tabled) == sorted(rows)
+    tabled = set()
+    monkeypatch.setattr(measure, "table_of", lambda runs, ways, *_, **about: tabled.update(ways))
+    for name in measure.SCORES.keys() - {"rivals", "new_films"}:  # they ask other rows once more, in other ways
+        measure.SCORES[name](Path("runs"))
+    assert tabled == {*rows}
 
 
 def test_the_maps_are_those_of_the_median_seed_and_pictures_json_says_so(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
     python results/make/measure.py train      train what results/ needs, and keep how each list was ranked;
                                               run again, it continues; two of it may work side by side
-    python results/make/measure.py score [arms|noise|lists_of_10|knobs|rivals|new_films]...
+    python results/make/measure.py score [arms|noise|lists_of_10|knobs|sizes|rivals|new_films]...
                                               from what is kept, without any model: write results/*.json
     python results/make/measure.py figures    draw results/*.png of the demo (matplotlib)
     python results/make/measure.py list       what there is to train, and what is done
@@ -71,12 +71,16 @@ def plan() -> dict[str, Row]:
             TEN, {**SFT, "display_order": display}, losses=objectives.ratings_only_losses)
     # The paper's objective with our loss on the history's ratings alone.
     rows["SFT, shown, history alone"] = Row(TEN, {**SFT, "candidate_weight": 0.0})
+    rows["SFT+SLL, shown, history alone"] = Row(FIVE, {"beta": 0.0, "candidate_weight": 0.0})
     rows["ALRO, shown, history alone"] = Row(TEN, {"candidate_weight": 0.0})
     for times in (2, 4):  # not said, or not yet said?
         rows[f"SFT, shown, {times} times the steps"] = Row(THREE, {**SFT, "steps": times * ALRO.steps})
     rows["SFT+SLL, shuffled, soft ties"] = Row(
         FIVE, {"beta": 0.0, "display_order": "shuffled"}, losses=objectives.soft_ties_losses)
     rows["ALRO, shown, soft ties"] = Row(FIVE, {}, losses=objectives.soft_ties_losses)
+    for width in WIDTHS:  # does a larger model gain more? (the default, 64, is above)
+        for arm in ("SFT", "ALRO"):
+            rows[f"{arm}, shown, width {width}"] = Row(THREE, {**ARMS[arm], "width": width})
     for display in DISPLAYS:  # a harder world, where SLL can be told
         for arm, weights in ARMS.items():
             rows[f"{arm}, {display}, lists of 10"] = Row(
@@ -94,6 +98,8 @@ def plan() -> dict[str, Row]:
     rows["ALRO, shown, no rating loss"] = Row(THREE, {"history_weight": 0.0, "candidate_weight": 0.0})
     return rows
 
+
+WIDTHS = (32, 128)
 
 # Rows with one setting of `ALRO, shown` or `SFT, shown` changed.
 KNOBS = ("gamma 1", "gamma 100", "PSL's target detached", "no history loss", "SFT, shown, no rating loss",
@@ -387,9 +393,10 @@ def table_of(runs: Path, ways: dict[str, list[str]], data_cfg: DataConfig, diffe
     return result
 
 
-def rows_with(data_fields: dict, knobs: bool = False) -> list[str]:
-    """Rows of the plan in a world of these settings; those with one setting changed, or the others."""
-    return [name for name, row in plan().items() if row.data == data_fields and (name in KNOBS) == knobs]
+def rows_with(data_fields: dict) -> list[str]:
+    """Rows of the plan in a world of these settings, but for those with one setting changed."""
+    return [name for name, row in plan().items()
+            if row.data == data_fields and name not in KNOBS and "width" not in row.train]
 
 
 def asked(rows: list[str]) -> dict[str, list[str]]:
@@ -415,6 +422,7 @@ def score_arms(runs: Path) -> dict:
              ("ALRO, shown", "SFT+SLL, both displays"),
              ("SFT, shown", "SFT, shown, history alone"), ("ALRO, shown", "ALRO, shown, history alone"),
              ("ALRO, shown, history alone", "SFT, shown, history alone"),
+             ("SFT+SLL, shown, history alone", "SFT, shown, history alone"),
              ("SFT, shown, 2 times the steps", "SFT, shown"), ("SFT, shown, 4 times the steps", "SFT, shown"),
              ("SFT+SLL, shuffled, soft ties", "SFT+SLL, shuffled"), ("ALRO, shown, soft ties", "ALRO, shown"),
              ("ALRO, shown", "item mean"), ("ALRO, shown", "oracle")]
@@ -443,10 +451,18 @@ def score_lists_of_10(runs: Path) -> dict:
 
 def score_knobs(runs: Path) -> dict:
     """One setting changed at a time, seeds 0 to 2; ALRO and SFT with the defaults beside them, of the same seeds."""
-    rows = ["ALRO, shown", "SFT, shown", *rows_with({}, knobs=True)]
+    rows = ["ALRO, shown", "SFT, shown", *KNOBS]
     pairs = [(row, "SFT, shown" if row.startswith("SFT") else "ALRO, shown") for row in rows[2:]]
     result = table_of(runs, asked(rows), DataConfig(), pairs_of(pairs, rows), most=3)
     return {"one setting changed": result}
+
+
+def score_sizes(runs: Path) -> dict:
+    """The tiny model in three widths, seeds 0 to 2."""
+    pairs = [("ALRO, shown", "SFT, shown")]
+    pairs += [(f"ALRO, shown, width {width}", f"SFT, shown, width {width}") for width in WIDTHS]
+    rows = [row for pair in pairs for row in pair]
+    return table_of(runs, asked(rows), DataConfig(), pairs_of(pairs, rows), most=3)
 
 
 def without_language_model(data) -> tuple[dict, dict]:
@@ -477,7 +493,7 @@ def score_new_films(runs: Path) -> dict:
 
 
 SCORES = {"arms": score_arms, "noise": score_noise, "lists_of_10": score_lists_of_10, "knobs": score_knobs,
-          "rivals": score_rivals, "new_films": score_new_films}
+          "sizes": score_sizes, "rivals": score_rivals, "new_films": score_new_films}
 
 
 def commit_of(folder: Path) -> str:
