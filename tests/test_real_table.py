@@ -287,7 +287,8 @@ def test_every_arm_begins_with_the_same_weights_and_differs_in_its_losses_alone(
         steps = {train_cfg.steps for *_, train_cfg in real_table.jobs(cfg)}
         displays = {train_cfg.display_order for *_, train_cfg in real_table.jobs(cfg)}
         sizes = {data_cfg.list_size for *_, data_cfg, _ in real_table.jobs(cfg)}
-        assert len(steps) == 1 and displays == {"shuffled"} and sizes == {10} and set(real_table.ARMS) <= set(rows)
+        assert len(steps) == 1 and displays == {"shuffled"} and sizes == {10}
+        assert set(real_table.ARMS) <= set(rows) or size == "short"
 
 
 def test_another_verb_or_row_is_one_line():

@@ -8,7 +8,8 @@
         what there is to train, and what is done
 
 --size tiny: the demo's tiny model from random weights, on two cores. --size cpu: a pretrained model (--model), many
-hours of two cores. --size gpu: the same for an epoch, on a GPU (--jobs 4 --compile True: 9 GiB of tensors a job).
+hours of two cores. --size short: its first arm alone, for an hour. --size gpu: the same for an epoch, on a GPU (--jobs 4
+--compile True: 9 GiB of tensors a job).
 
 `train` and `rank` do one half of `each`, in one process; `one` is what each of its processes does. A run lies in
 runs/real-SIZE/<row>/<seed>, what it printed in <seed>.txt beside it; how well it ranks is kept in its folder, so that
@@ -50,7 +51,7 @@ class RealConfig:
     dataset: str = option("ml-100k", "as train.py's; tools that bring MovieLens as RecBole's files: recbole")
     data_path: str | None = option(None, "the folder with the ratings")
     model: str = option("HuggingFaceTB/SmolLM2-135M-Instruct", "Hugging Face id or folder")
-    size: str = option("cpu", "tiny, cpu or gpu: which model, and how much of it to train")
+    size: str = option("cpu", "tiny, short, cpu or gpu: which model, and how much of it to train")
     limit: int | None = option(None, "test lists to rank; None = all")
     rows: str | None = option(None, "train or rank these alone, separated by ;, as `list` names them (default: all)")
     seed: int | None = option(None, "train or rank this seed alone (default: all)")
@@ -78,6 +79,7 @@ class Size(NamedTuple):
     seeds: int
     rows: tuple         # names of ROWS
     file: str           # the table's name
+    more: bool = True   # untrained, too, and the first seed in other ways
 
 
 SFT = {"alpha": 0.0, "beta": 0.0}
@@ -99,6 +101,10 @@ SIZES = {
     "cpu": Size("small-gpu", {"steps": 280, "batch_size": 8, "grad_accum": 2, "lr": 2e-4, "valid_lists": 60,
                               "valid_every": 70},
                 {"grad_accum": 1}, {"history_size": 10, "stride": 15}, 2, (*ARMS, "ALRO, title alone"), "real"),
+    # Its first arm, cut short: an hour of two cores that do not multiply bf16, with --limit 200.
+    "short": Size("small-gpu", {"steps": 100, "batch_size": 8, "grad_accum": 1, "lr": 2e-4, "valid_lists": 60,
+                                "valid_every": 50},
+                  {}, {"history_size": 10, "stride": 15}, 1, ("SFT",), "real-short", more=False),
     # An epoch of 14,117 lists, 32 a step; 16 prompts at a time either way.
     "gpu": Size("small-gpu", {"steps": 442, "valid_every": 148}, {"grad_accum": 2}, {}, 3,
                 (*ARMS, "SFT+SLL", "ALRO, title alone"), "real-gpu")}
@@ -223,12 +229,12 @@ def rank_untrained(cfg: RealConfig, folder: Path, data) -> dict:
     return scored(untrained, data, ORDERS, kept, stamp, shown=False)
 
 
-def ways_of(name: str, seed: int, train_cfg: train.TrainConfig) -> list[str]:
-    """How a run's model is asked, as endings of its row's name."""
+def ways_of(name: str, seed: int, train_cfg: train.TrainConfig, more: bool = True) -> list[str]:
+    """How a run's model is asked, as endings of its row's name; more: the first seed in other ways, too."""
     if name == RATINGS_ONLY:
         return [", knows"]
     knows = [", knows"] if train_cfg.candidate_weight > 0 else []
-    return ["", *knows, *(WAYS.get(name, []) if seed == 0 else [])]
+    return ["", *knows, *(WAYS.get(name, []) if more and seed == 0 else [])]
 
 
 def rankers_of(folder: Path, row: str, data) -> dict:
@@ -274,10 +280,10 @@ def rank_all(cfg: RealConfig) -> tuple:
         data = worlds[data_cfg]
         check_data_of_run(str(folder), data_hashes(data.ratings.words, data.splits))
         # Once, on the prompts that say all.
-        if name == "SFT" and seed == 0:
+        if name == "SFT" and seed == 0 and SIZES[cfg.size].more:
             row = untrained_row(cfg)
             by_row[row], calls[row] = [rank_untrained(cfg, folder, data)], 1
-        ways = ways_of(name, seed, train_cfg)
+        ways = ways_of(name, seed, train_cfg, SIZES[cfg.size].more)
         for way, method in rank_ways(cfg, folder, name, ways, data).items():
             by_row.setdefault(name + way, []).append(method)
             calls[name + way] = calls_of(way, data.list_size)
