@@ -8,8 +8,8 @@
         what there is to train, and what is done
 
 --size tiny: the demo's tiny model from random weights, on two cores. --size cpu: a pretrained model (--model), many
-hours of two cores. --size short: its first arm alone, for an hour. --size gpu: the same for an epoch, on a GPU (--jobs 4
---compile True: 9 GiB of tensors a job).
+hours of two cores. --size short: its first arm alone, for an hour. --size gpu: the same for an epoch, on a GPU
+(--jobs 4 --compile True: 9 GiB of tensors a job).
 
 `train` and `rank` do one half of `each`, in one process; `one` is what each of its processes does. A run lies in
 runs/real-SIZE/<row>/<seed>, what it printed in <seed>.txt beside it; how well it ranks is kept in its folder, so that
