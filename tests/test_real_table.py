@@ -284,7 +284,7 @@ def test_every_arm_begins_with_the_same_weights_and_differs_in_its_losses_alone(
         cfg = real_table.RealConfig(model="pretrained", size=size, data_path="there")
         rows = real_table.plan(cfg)
         assert {row.train["model"] for row in rows.values()} == {"tiny" if size == "tiny" else "pretrained"}
-        steps = {train_cfg.steps for *_, train_cfg in real_table.jobs(cfg)}
+        steps = {train_cfg.steps for name, *_, train_cfg in real_table.jobs(cfg) if "the steps" not in name}
         displays = {train_cfg.display_order for *_, train_cfg in real_table.jobs(cfg)}
         sizes = {data_cfg.list_size for *_, data_cfg, _ in real_table.jobs(cfg)}
         assert len(steps) == 1 and displays == {"shuffled"} and sizes == {10}
