@@ -1,7 +1,7 @@
 """Why a tiny model on MovieLens knows and does not say: the same lists with clearer ratings. By hand.
 
-    python results/make/clear.py train --data_path DATA       SFT and SFT+SLL, for each amount of noise; run again, it
-                                                              continues
+    python results/make/clear.py train --data_path DATA       plain fine-tuning, for each amount of noise; run again,
+                                                              it continues
     python results/make/clear.py score --data_path DATA --out results
 
 DATA is a folder of RecBole's MovieLens-100K. *noise X*: each rating gives way to a level that the film alone decides,
@@ -47,7 +47,6 @@ class ClearConfig:
 
 RUNS = Path("runs/clear")
 NOISES = (0.0, 0.5, 1.0)
-ARMS = {"SFT": real_table.SFT, "SFT+SLL": {"beta": 0.0}}
 ORDERS = 2
 
 
@@ -81,35 +80,29 @@ def write_clear(source: Path, folder: Path, noise: float) -> None:
 class Job(NamedTuple):
     """One run of the plan."""
     world: str
-    arm: str
     folder: Path
     data: DataConfig
     train: train.TrainConfig
 
 
 def jobs(cfg: ClearConfig) -> list[Job]:
-    """All runs, world by world."""
     size = real_table.SIZES["tiny"]
     files = {"dataset": "recbole", "noun": "movie", **real_table.FIELDS, **size.data}
-    shuffled = {"test_lists": 0, "display_order": "shuffled"}
+    sft = {**real_table.SFT, "test_lists": 0, "display_order": "shuffled"}
     data_paths = {f"noise {noise:g}": str(data_of(noise)) for noise in NOISES} | {"as rated": cfg.data_path}
     found = []
     for world, data_path in data_paths.items():
-        for arm, weights in ARMS.items():
-            row = measure.Row(range(1), {**shuffled, **weights, **size.train}, {**files, "data_path": data_path})
-            found.append(Job(world, arm, folder_of(world, arm), *real_table.configurations(size.preset, row, 0)))
-    for arm, weights in ARMS.items():
-        found.append(Job("the demo", arm, folder_of("the demo", arm), DataConfig(),
-                         train.TrainConfig(**shuffled, **weights)))
-    return found
+        row = measure.Row(range(1), {**sft, **size.train}, {**files, "data_path": data_path})
+        found.append(Job(world, folder_of(world), *real_table.configurations(size.preset, row, 0)))
+    return [*found, Job("the demo", folder_of("the demo"), DataConfig(), train.TrainConfig(**sft))]
 
 
 def data_of(noise: float) -> Path:
     return RUNS / f"data-{noise:g}"
 
 
-def folder_of(world: str, arm: str) -> Path:
-    return RUNS / measure.file_name(world) / arm
+def folder_of(world: str) -> Path:
+    return RUNS / measure.file_name(world)
 
 
 def train_all(cfg: ClearConfig) -> None:
@@ -149,16 +142,6 @@ def expected_of(ranker: evaluate.ModelRanker, lists) -> torch.Tensor:
         part, [random_slots(m, "eval", one.list_id, 0) for one in part])) for part in parts])
 
 
-def score_arm(job: Job, data) -> tuple[dict, float]:
-    """({way: evaluate.score_method}, SFT loss of what it knows)."""
-    words, found = data.ratings.words, {}
-    for way, decode in {"": "greedy", ", knows": "ratings"}.items():
-        ranker, *_ = evaluate.rankers_of_run(str(job.folder), words, data.list_size, decode).values()
-        lists = evaluate.fit_to_model(data, ranker.encoder).lists
-        found[way] = evaluate.score_method(ranker, lists, ORDERS, shown=False)
-    return found, loss_of_what_it_knows(expected_of(ranker, lists), evaluate.ratings_of(lists))
-
-
 def step_of_saying(log: list[dict]) -> int | None:
     """The first validation whose answer is half the way from chance to what the model knows then."""
     return next((line["step"] for line in log if "valid_ndcg" in line
@@ -170,42 +153,33 @@ def film_correlation(columns) -> float:
     return float(np.corrcoef(columns.rating, mean[columns.item])[0, 1])
 
 
-def score_world(world_jobs: list[Job], commit: str) -> dict:
-    data_cfg = world_jobs[0].data
-    data = compare.load_evaluation(data_cfg, "test", measure.LISTS if data_cfg.dataset == "synthetic" else None)
-    m = data.list_size
-    trap = math.lgamma(m + 1) / m  # nats per identifier
-    by_row, about = {}, {}
-    validation = {}
-    for job in world_jobs:
-        ways, knows = score_arm(job, data)
-        by_row |= {job.arm + way: [method] for way, method in ways.items()}
-        log = read_log(job.folder)
-        sft = [line["sft"] for line in log if "sft" in line]
-        about[job.arm] = {"reward": trap - knows, "sft_at_the_end": float(np.mean(sft[-5:])),
-                          "step_of_saying": step_of_saying(log)}
-        validation[job.arm] = {"0": {str(line["step"]): [line["valid_ndcg"], line["valid_knows"]]
-                                     for line in log if "valid_ndcg" in line}}
-    pairs = [(f"{arm}, knows", arm) for arm in ARMS] + [("SFT+SLL", "SFT")]
-    result = measure.table(data, by_row, dict.fromkeys(by_row, 1), pairs, dataset=data_cfg.dataset, orders=ORDERS,
-                           seed="0")
+def score_world(job: Job, commit: str) -> dict:
+    data = compare.load_evaluation(job.data, "test", measure.LISTS if job.data.dataset == "synthetic" else None)
+    by_row = {}
+    for row, decode in {"SFT": "greedy", "SFT, knows": "ratings"}.items():
+        ranker, *_ = evaluate.rankers_of_run(str(job.folder), data.ratings.words, data.list_size, decode).values()
+        data = evaluate.fit_to_model(data, ranker.encoder)
+        by_row[row] = [evaluate.score_method(ranker, data.lists, ORDERS, shown=False)]
+    result = measure.table(data, by_row, dict.fromkeys(by_row, 1), [("SFT, knows", "SFT")],
+                           dataset=job.data.dataset, orders=ORDERS, seed="0")
     del result["timing"]  # ranked beside other work
-    hardware = ", ".join(sorted({read_run_config(str(job.folder))["hardware"] for job in world_jobs}))
-    return result | {"trap": trap, "arms": about, "film_correlation": film_correlation(data.ratings.columns),
-                     "validation": validation, "hardware": hardware, "commit": commit}
+    trap = math.lgamma(data.list_size + 1) / data.list_size  # nats per identifier
+    knows = loss_of_what_it_knows(expected_of(ranker, data.lists), evaluate.ratings_of(data.lists))
+    log = read_log(job.folder)
+    validation = {str(line["step"]): [line["valid_ndcg"], line["valid_knows"]] for line in log if "valid_ndcg" in line}
+    return result | {
+        "trap": trap, "reward": trap - knows, "film_correlation": film_correlation(data.ratings.columns),
+        "step_of_saying": step_of_saying(log), "validation": {"SFT": {"0": validation}},
+        "hardware": read_run_config(str(job.folder))["hardware"], "commit": commit}
 
 
 def score_all(cfg: ClearConfig) -> None:
     commit = cfg.commit or measure.commit_of(measure.ROOT)
-    worlds = {}
+    tables = {}
     for job in jobs(cfg):
         check_input(real_table.is_done(job.folder, job.data, job.train), f"{job.folder}: `train` first")
-        worlds.setdefault(job.world, []).append(job)
-    tables = {}
-    for world, world_jobs in worlds.items():
-        tables[world] = score_world(world_jobs, commit)
-        for arm, values in tables[world]["arms"].items():
-            print(f"{world}, {arm}: reward {values['reward']:.3f} of {tables[world]['trap']:.3f} nats", flush=True)
+        found = tables[job.world] = score_world(job, commit)
+        print(f"{job.world}: reward {found['reward']:.3f} of {found['trap']:.3f} nats", flush=True)
     write_json(Path(cfg.out) / "clear.json", tables)
     print(Path(cfg.out) / "clear.json")
 
