@@ -34,7 +34,6 @@ log y     log_y            (B, m, m)  <= 0    its logarithm. Not `log_probs`: th
                                               whole vocabulary, not over the m identifiers alone
 gamma     gamma            -          > 0     sharpness of the soft-argmax
 s_i       soft_rank        (B, m)     1..m    soft output position of candidate i, SMALL = on top
-                                              (`lambda_loss` takes any positions)
 G_i       normalised_gain  (B, m)     0..1    (2^r_i - 1) / ideal DCG of the list
 D_k       torch.log2(1+k)  -          > 0     discount of rank k; here, of a distance of two ranks
 delta_ij  in pair_weights  (B, m, m)  >= 0    | 1/D_|tau_i - tau_j| - 1/D_(|tau_i - tau_j| + 1) |
@@ -157,7 +156,7 @@ def gold_rank(ratings: Tensor) -> Tensor:
     """tau: target ranks (B, m) float in 1..m, ratings descending; ties share their mean rank.
 
     Differs from the paper: OURS, in the summaries tau is a permutation. With mean ranks the pair
-        weights do not depend on how ties fell (the answer that SFT and y follow does).
+        weights do not depend on how ties fell; the answer that SFT is given still does.
     """
     mine, theirs = ratings.unsqueeze(-1), ratings.unsqueeze(-2)  # (B, m, 1), (B, 1, m)
     better = (theirs > mine).sum(-1)  # (B, m) how many are rated above candidate i
@@ -170,7 +169,8 @@ def gold_rank(ratings: Tensor) -> Tensor:
 class Batch(NamedTuple):
     """B tokenised lists, padded on the right (data.py makes it). Long, but for ratings and levels.
 
-    The fields up to `candidate_rated` know tokens; a token is predicted one place before it stands.
+    `..._at` are places, indices into T; `..._rated` the tokens to be predicted there. What stands
+    at place t is predicted at t - 1. A *level* is one of the ratings that occur, such as 4.
     """
     input_ids: Tensor        # (B, T) prompt, then the gold answer (not when ranking), then pads
     prompt_tokens: Tensor    # (B,) how many tokens the prompt has, without the answer
@@ -180,8 +180,8 @@ class Batch(NamedTuple):
                              #     for at the same place, as if it stood there (see `rating_loss`)
     candidate_rated: Tensor  # (B, m) the token that would say its rating; -100 = none does
     identifiers: Tensor      # (m,) identifier token of each slot
-    level_tokens: Tensor     # (L,) the token of each rating; L = 0 where no single token tells it
-    levels: Tensor           # (L,) float, the ratings themselves
+    level_tokens: Tensor     # (L,) the token of each level; L = 0 where no single token tells it
+    levels: Tensor           # (L,) float, the levels themselves
     slots: Tensor            # (B, m) displayed order: slot -> candidate
     order: Tensor            # (B, m) gold order: output position -> candidate
     ratings: Tensor          # (B, m) float, by candidate
@@ -195,16 +195,13 @@ class Batch(NamedTuple):
         return self.identifiers[slot_of]
 
 
-def backbone(model):
-    """The causal language model, output layer included, out of its LoRA wrapper if it has one."""
+def unwrapped(model):
+    """The causal language model, output layer included, out of PEFT's wrapper if it has one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def hidden_before(hidden: Tensor, places: Tensor) -> Tensor:
-    """Of hidden states (B, T, d), those (B, n, d) that predict what stands at places (B, n).
-
-    A token is predicted one place before it stands, whatever does stand there.
-    """
+    """Of hidden states (B, T, d), those (B, n, d) that predict what stands at places (B, n)."""
     index = (places - 1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])  # (B, n, d)
     return hidden.gather(1, index)
 
@@ -218,7 +215,7 @@ def target_logits(model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     largest of a step, is never made. No attention mask: in a causal model no token that counts
     sees the padding on its right.
     """
-    model = backbone(model)
+    model = unwrapped(model)
     m = batch.slots.shape[-1]
     # What transformers calls base_model: all layers but the output layer.
     output = model.base_model(input_ids=batch.input_ids, use_cache=False)
@@ -274,11 +271,12 @@ def rating_loss(logits: Tensor, rated: Tensor) -> Tensor:
     Returns: (B,), nats per token; 0 for a list without a target.
     Differs from the paper: OURS, both. In the history ("Heat (1995): 4") the rating stands in the
         prompt. A candidate's never does: it is asked for where its line says "Fargo (1996) ->", as
-        if the line went on with it, and only in training is it known. To say either, the model must
-        have read the user's taste off the lines before: what ranking needs, at many more places of
-        a list than the answer has. So it soon *knows* each candidate's rating (`expected_ratings`),
-        and the answer has only to *say* it. With --history_weight 0 --candidate_weight 0 train.py's
-        objective is the paper's, as far as we know it.
+        if the line went on with it, and only in training is it known. To predict a rating, the
+        model must have read the user's taste from the lines before. Ranking needs just that, and
+        these targets ask for it at many more places than the answer does. So the model soon *knows*
+        each candidate's rating (`expected_ratings`), and the answer has only to *say* it. With
+        --history_weight 0 --candidate_weight 0 train.py's objective is the paper's, as far as we
+        know it.
     """
     by_token = logits.transpose(1, 2)  # (B, V, n), as cross_entropy wants it
     loss = F.cross_entropy(by_token, rated, ignore_index=-100, reduction="none")  # (B, n)
@@ -295,10 +293,8 @@ def soft_rank(probs: Tensor, gamma: float) -> Tensor:
     Differs from the paper: nothing known.
     In two stages: a softmax over the positions k makes weights of a column, then the mean position
     under these weights. Not the mean under y itself: a column of y need not sum to 1. Gamma must be
-    neither too small (at 1 every s_i stays near (m + 1)/2) nor too large, for teacher forcing gives
-    the answer away: a *blind* model, which knows only what is already out (`blind_probs`), has gone
-    this share of the way from the SLL of a uniform y down to that of a sure one, on the demo's test
-    lists: .33 at gamma 1, .69 at train.py's 10, .98 at 30, all at 100.
+    neither too small (at 1 every s_i stays near (m + 1)/2) nor too large: at 100 even a model that
+    knows only what is already out (`blind_probs`) seems to have sorted the list.
     """
     weights = (gamma * probs).softmax(dim=-2)  # (B, m, m) each column sums to 1 over positions k
     k = torch.arange(1, probs.shape[-2] + 1, dtype=probs.dtype, device=probs.device)  # (m,)
@@ -336,10 +332,10 @@ def pair_weights(ratings: Tensor, ranks: Tensor) -> Tensor:
     gain = normalised_gain(ratings)  # (B, m)
     gain_gap = (gain.unsqueeze(-1) - gain.unsqueeze(-2)).abs()  # (B, m, m)
     distance = (ranks.unsqueeze(-1) - ranks.unsqueeze(-2)).abs().to(gain.dtype)  # (B, m, m)
-    # 1/D of the distance: infinite on the diagonal, where log2(1 + 0) = 0.
+    # 1/D of the distance: infinite at distance 0, on the diagonal and between ties.
     delta = (1 / torch.log2(1 + distance) - 1 / torch.log2(2 + distance)).abs()  # (B, m, m)
     wins = ratings.unsqueeze(-1) > ratings.unsqueeze(-2)  # (B, m, m) i is rated above j
-    # Select, do not multiply: 0 * inf (the diagonal) and 0/0 (an ideal DCG of 0) are NaN.
+    # Select, do not multiply: 0 * inf (distance 0) and 0/0 (an ideal DCG of 0) are NaN.
     return torch.where(wins, delta * gain_gap, 0.0)
 
 
@@ -407,8 +403,8 @@ def permutation_loss(log_y: Tensor, other_log_y: Tensor) -> Tensor:
 
     Args: log_y, other_log_y (B, m, m), log y and log y' over the m identifiers, the same gold order
         forced.
-    Returns: (B,), nats per position. Its minimum over y' is the entropy of y, not 0; so gradients
-        through y also make it surer.
+    Returns: (B,), nats per position. Its minimum over y' is the entropy of y, not 0; so the
+        gradient through y also sharpens y.
     Source: PAPER (summary L), a distance between the two output distributions. GUESS: which one,
         L_psl = -1/m sum_k sum_i y_ki log y'_ki, and that gradients flow into both sides
         (InvariRank, SIGIR 2026, does so, too; experiments/objectives.py has a fixed target).
@@ -419,18 +415,15 @@ def permutation_loss(log_y: Tensor, other_log_y: Tensor) -> Tensor:
 
 def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float,
               beta: float, gamma: float, sigma: float = 1.0,
-              other_log_probs: Tensor | None = None,
-              **rating_terms: tuple[Tensor, float]) -> dict[str, Tensor]:
-    """The objective per list, L = L_sft + alpha L_sll + beta L_psl [+ weighted rating terms].
+              other_log_probs: Tensor | None = None) -> dict[str, Tensor]:
+    """The paper's objective per list, L = L_sft + alpha L_sll + beta L_psl.
 
     Args:
         log_probs: (B, m, m) of the list in one displayed order, over the vocabulary.
         order, ratings: (B, m) gold order and ratings.
         other_log_probs: the same in another displayed order; None leaves PSL out.
-        rating_terms: history=(term, weight), candidates=(term, weight): (B,) of `rating_loss`.
-    Returns: dict of (B,) tensors: "sft", "sll", "psl" where it applies, the rating terms, "total";
-        and, detached, for the log, "kl": how far apart the two orders' outputs are (PSL less the
-        entropy of y).
+    Returns: dict of (B,) tensors: "sft", "sll", "psl" where it applies, "total"; and, detached, for
+        the log, "kl": how far apart the two orders' outputs are (PSL less the entropy of y).
     SLL is in bits, the others in nats: a factor, which alpha can make up for.
     Source: PAPER (summary R), a weighted sum of the three losses. GUESS: SFT over the whole
         vocabulary, SLL and PSL over the m identifiers, those already out included (masking them
@@ -438,20 +431,20 @@ def alro_loss(log_probs: Tensor, order: Tensor, ratings: Tensor, *, alpha: float
     """
     log_y = log_probs.log_softmax(-1)  # (B, m, m) from the vocabulary to the m identifiers
     tau = gold_rank(ratings)  # (B, m)
-    sll = soft_lambda_loss(log_y.exp(), ratings, tau, gamma, sigma)
-    parts = {"sft": sft_loss(log_probs, order), "sll": sll}
+    terms = {"sft": sft_loss(log_probs, order)}
+    terms["sll"] = soft_lambda_loss(log_y.exp(), ratings, tau, gamma, sigma)
+    total = terms["sft"]
+    # A term of weight 0 is left out, not multiplied by 0: 0 * inf would be NaN.
+    if alpha > 0:
+        total = total + alpha * terms["sll"]
     if other_log_probs is not None:
         other_log_y = other_log_probs.log_softmax(-1)  # (B, m, m)
-        parts["psl"] = permutation_loss(log_y, other_log_y)
+        terms["psl"] = permutation_loss(log_y, other_log_y)
         entropy = permutation_loss(log_y, log_y)  # (B,)
-        parts["kl"] = (parts["psl"] - entropy).detach()
-    weights = {"sft": 1.0, "sll": alpha, "psl": beta}
-    for name, (term, weight) in rating_terms.items():
-        parts[name], weights[name] = term, weight
-    # A term of weight 0 is left out, not multiplied by 0: 0 * inf would be NaN.
-    used = [name for name in weights if name in parts and weights[name] > 0]
-    parts["total"] = sum(weights[name] * parts[name] for name in used)
-    return parts
+        terms["kl"] = (terms["psl"] - entropy).detach()
+        if beta > 0:
+            total = total + beta * terms["psl"]
+    return {**terms, "total": total}
 
 
 # ---- 5. Ranking: one prompt, one displayed order; PSL costs nothing here (PAPER: claim 4) --------
@@ -516,19 +509,19 @@ def at_the_right_edge(input_ids: Tensor, prompt_tokens: Tensor) -> tuple[Tensor,
 def expected_ratings(model, batch: Batch) -> Tensor:
     """What the model *knows*: the rating (B, m) it expects of each candidate, by candidate.
 
-    One reading of the prompt; at the end of each candidate's line ("Fargo (1996) ->") a softmax
-    over the rating tokens alone, and the mean rating under it. No token is written or fed back.
+    One reading of the prompt; at each candidate's " ->", just before its identifier, a softmax over
+    the rating tokens alone, and the mean rating under it. No token is written or fed back.
     Raises: AlroError if a logit is not finite, or no single token tells a rating.
     Differs from the paper: OURS (see `rating_loss`). It is not blind to the display: a line reads
         the lines before it, so in another displayed order the ratings come out a little otherwise.
     """
     if len(batch.levels) == 0:
         raise AlroError("no expected ratings: no single token of this tokenizer tells a rating")
-    model = backbone(model)
+    model = unwrapped(model)
     # Padded on the right, which no token that counts sees: as in `target_logits`, no mask.
     hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-    at_line_ends = hidden_before(hidden, batch.candidate_at)  # (B, m, d)
-    logits = token_logits(model, at_line_ends, batch.level_tokens)  # (B, m, L)
+    before_identifiers = hidden_before(hidden, batch.candidate_at)  # (B, m, d)
+    logits = token_logits(model, before_identifiers, batch.level_tokens)  # (B, m, L)
     check_finite(logits.flatten(1))
     return logits.double().softmax(-1) @ batch.levels.double()
 
@@ -552,7 +545,7 @@ def rank_candidates(model, batch: Batch, decode: str = "greedy") -> Tensor:
         raise ValueError(f"decode must be one of {', '.join(DECODINGS)}, got {decode!r}")
     if decode == "ratings":
         return expected_ratings(model, batch).argsort(dim=-1, descending=True, stable=True)
-    model = backbone(model)
+    model = unwrapped(model)
     # Stage 1: read the prompts.
     next_place = batch.prompt_tokens.unsqueeze(-1)  # (B, 1) just after the prompt
     input_ids, mask, position_ids = at_the_right_edge(batch.input_ids, next_place)
@@ -571,7 +564,7 @@ def rank_candidates(model, batch: Batch, decode: str = "greedy") -> Tensor:
         mask = torch.cat([mask, torch.ones_like(next_place)], dim=-1)  # (B, T + step)
         output = model.base_model(
             input_ids=tokens.gather(-1, candidate), attention_mask=mask,
-            position_ids=next_place + step - 1,
+            position_ids=next_place + step - 1,  # of the identifier just written
             past_key_values=output.past_key_values, use_cache=True)
         logits = next_candidate_logits(model, output, batch)  # (B, m)
         candidate = logits.masked_fill(already_out, -torch.inf).argmax(-1, keepdim=True)  # (B, 1)
@@ -621,9 +614,9 @@ def main() -> None:
     psl = permutation_loss(y.log(), other.log())
     print("PSL: the first row gives -(.6 log .6 + .3 log .1 + .1 log .3), the mean of the three is",
           f"{psl.item():.4f} nats per position")
-    parts = alro_loss(y.log(), order, ratings, alpha=1, beta=1, gamma=10,
+    terms = alro_loss(y.log(), order, ratings, alpha=1, beta=1, gamma=10,
                       other_log_probs=other.log())
-    rounded = {name: round(value.item(), 4) for name, value in parts.items()}
+    rounded = {name: round(value.item(), 4) for name, value in terms.items()}
     print("all losses, alpha = beta = 1 (kl: PSL less the entropy of y; total: SFT + SLL + PSL):",
           rounded, sep="\n")
 

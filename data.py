@@ -166,8 +166,8 @@ def fold_of(user: str) -> int:
 # ---- Split: ratings -> lists ---------------------------------------------------------------------
 
 def fit_rows(user: np.ndarray, m: int) -> dict[str, np.ndarray]:
-    """For each split, the rows that a rival may be fitted on: all but its lists and later ones.
-    For training lists, which overlap with all else, those before the validation lists.
+    """For each split, the rows that a rival may be fitted on: all but those of its own lists and of
+    later splits. For training lists, which overlap with all else, those before validation lists.
 
     Args: user (N,) of each row, sorted.
     """
@@ -178,7 +178,7 @@ def fit_rows(user: np.ndarray, m: int) -> dict[str, np.ndarray]:
     fit = {}
     for name, last in {"test": m, "valid": 2 * m}.items():
         has_list = n_ratings[user] >= last + MIN_HISTORY  # (N,)
-        held_out |= has_list & (from_end <= last)
+        held_out |= has_list & (from_end <= last)  # valid: test's and its own
         fit[name] = np.flatnonzero(~held_out)
     return {"train": fit["valid"], **fit}
 
@@ -217,11 +217,11 @@ def make_list(columns, cfg, popularity, list_id, user, past) -> RankingList:
     # In the order of time a candidate's number would tell how late it was rated.
     rows = past.stop + torch.randperm(m, generator=generator("items", list_id)).numpy()
     items, values = columns.item[rows], columns.rating[rows]
-    # A retriever shows the popular first; in the synthetic world it guesses well: the rating plus
-    # noise. So the shown order hints at the answer, as a real retriever's does, and a model that
-    # copies it has learned nothing of taste: what the demo is about.
-    score = popularity[items]
-    if columns.expected is not None:
+    if columns.expected is None:  # real ratings: the retriever shows the popular first
+        score = popularity[items]
+    else:  # the synthetic world's guesses well: the rating plus noise
+        # So the shown order hints at the answer, and a model that copies it has learned nothing of
+        # taste: what the demo is about.
         noise = torch.randn(m, generator=generator("shown", list_id)).numpy()
         score = values + cfg.retriever_noise * noise
     shown = np.argsort(-score, kind="stable").tolist()
@@ -295,8 +295,9 @@ class Encoder:
         for ranking_list, tokens in zip(lists, rows):
             check_prompt(self, ranking_list.list_id, tokens)
         line_ends = [line_end_tokens(*pair) for pair in zip(prompts, encoding.offset_mapping)]
-        # The lines of the candidates are the last but one; an identifier is one token.
-        slot_at = torch.tensor([[tokens[-1] for tokens in ends[-1 - m:-1]] for ends in line_ends])
+        # The last line is "Ranking:"; the m before it are the candidates', by slot, and end in an
+        # identifier, which is one token.
+        slot_at = torch.tensor([[places[-1] for places in ends[-1 - m:-1]] for ends in line_ends])
         candidate_at = slot_at.gather(-1, slot_of)  # (B, m)
         prompt_tokens = torch.tensor(list(map(len, rows)))  # (B,)
         ratings = torch.tensor([ranking_list.ratings for ranking_list in lists],

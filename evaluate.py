@@ -5,10 +5,10 @@
     python evaluate.py RUN --ask FILE    rank your own list:
                                          {"history": [["Heat (1995)", 4], ...], "candidates": [...]}
 
-Every list is ranked in R random displayed orders, the same for every run and method, and in the
-one order a retriever would show. Lists whose candidates all have one rating are left out: any
-order of them is right. *Agreement* is Kendall's tau between the rankings of one list displayed in
-two orders; the letter tau is the gold rank's alone. Several runs side by side: experiments/compare.
+Every list is ranked in some random displayed orders, the same for every run and method, and in
+the one order a retriever would show. Lists whose candidates all have one rating are left out: any
+order of them is right. *Agreement* is Kendall's rank correlation between the rankings of one list
+displayed in two orders. Several runs side by side: experiments/compare.
 
 Below, `lists` are N RankingLists, `slots` N displayed orders of them, and a *ranker* is a callable
 (lists, slots) -> (N, m) long: the numbers 0..m-1 of a list's candidates, best first.
@@ -255,23 +255,23 @@ def score_method(ranker, lists, orders: int, shown: bool = True) -> dict:
     start = time.perf_counter()
     predicted = [ranker(lists, displayed) for displayed in slots]  # (N, m) for each order
     seconds = time.perf_counter() - start
-    random_orders = predicted[:orders]
+    in_random_orders = predicted[:orders]
 
     # Stage 3: how good, on average over the random orders, and in the shown one
-    values = {f"ndcg@{k}": mean_of(ndcg(ratings, order, k) for order in random_orders)
+    values = {f"ndcg@{k}": mean_of(ndcg(ratings, order, k) for order in in_random_orders)
               for k in cutoffs(m)}
     if shown:
-        values[f"{main_metric(m)}_shown"] = ndcg(ratings, predicted[-1], max(CUTOFFS))
+        values[f"{main_metric(m)}_shown"] = ndcg(ratings, predicted[-1], cutoffs(m)[-1])
 
     # Stage 4: how much alike the rankings of one list are in two orders
     if orders > 1:
-        pairs = list(itertools.combinations(random_orders, 2))
+        pairs = list(itertools.combinations(in_random_orders, 2))
         flips = [a[:, 0] != b[:, 0] for a, b in pairs]  # another candidate on top
         values["agreement"] = mean_of(kendall_tau(*pair) for pair in pairs)
         values["top1_flip_rate"] = mean_of(flip.double() for flip in flips)
 
     # Stage 5: the rank of what is displayed in each slot
-    ranks = rank_of(torch.cat(random_orders)).double()  # (orders * N, m) by candidate
+    ranks = rank_of(torch.cat(in_random_orders)).double()  # (orders * N, m) by candidate
     displayed = torch.tensor(slots[:orders]).flatten(0, 1)  # (orders * N, m) slot -> candidate
     by_slot = ranks.gather(1, displayed)
 

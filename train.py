@@ -205,7 +205,7 @@ def model_outputs(model, batch: Batch, cfg: TrainConfig):
 
     Returns: (log_probs, other_log_probs, rating_terms): (B, m, m), log_probs[b, k, i] is that of
     candidate i at output position k of list b, normalised over the vocabulary; the same in the
-    other displayed order, or None; the rating terms (B,) and weights that alro_loss takes.
+    other displayed order, or None; {name: (loss (B,) of ratings, its weight)}.
     """
     # Stage 1: one pass of the model over all rows. Both displayed orders go through it together:
     # half as many passes.
@@ -241,16 +241,25 @@ def losses(model, batch: Batch, cfg: TrainConfig) -> dict[str, torch.Tensor]:
     # other reading.)
     terms = alro_loss(
         log_probs, order, ratings, alpha=cfg.alpha, beta=cfg.beta, gamma=cfg.gamma,
-        sigma=cfg.sigma, other_log_probs=other_log_probs, **rating_terms)
-    return {**terms, **references(order, ratings, cfg)}
+        sigma=cfg.sigma, other_log_probs=other_log_probs)
+    # OURS: ratings as targets, too.
+    return {**add_rating_terms(terms, rating_terms), **references(order, ratings, cfg)}
+
+
+def add_rating_terms(terms: dict, rating_terms: dict) -> dict[str, torch.Tensor]:
+    """The objective's terms and "total", with weighted rating terms; see `model_outputs`."""
+    total = terms["total"]
+    for term, weight in rating_terms.values():
+        total = total + weight * term
+    rating_losses = {name: term for name, (term, _weight) in rating_terms.items()}
+    return {**terms, **rating_losses, "total": total}
 
 
 @torch.no_grad()
 def references(order: torch.Tensor, ratings: torch.Tensor, cfg: TrainConfig) -> dict:
     """What to read SLL beside: that of a model that knows only what is already out, and of one that
     is sure of the gold order."""
-    # No model is asked. Gold candidates are forced: a *blind* model is certain only that what is
-    # out already does not come again (alro.blind_probs). tau is the target rank of each candidate.
+    # No model is asked. tau is the target rank of each candidate.
     tau = gold_rank(ratings)  # (B, m)
     blind = soft_lambda_loss(blind_probs(order), ratings, tau, cfg.gamma, cfg.sigma)
     perfect = soft_lambda_loss(perfect_probs(order), ratings, tau, cfg.gamma, cfg.sigma)
@@ -258,7 +267,7 @@ def references(order: torch.Tensor, ratings: torch.Tensor, cfg: TrainConfig) -> 
 
 
 # ---- One step ------------------------------------------------------------------------------------
-# The whole of training but for its bookkeeping: the loop in `train` calls this again and again.
+# The loop in `train` calls this again and again.
 
 class State:
     """What a step changes, and what resuming needs."""
@@ -281,11 +290,11 @@ class State:
 
 def one_step(state: State, step_data: StepData, cfg: TrainConfig, losses=losses,
              team: Team = ALONE) -> dict:
-    """Forward, backward, clip, update. Returns: means over the step's lists, of each value that
-    `losses` gives, the norm of the gradient and the rate; most still on the device."""
+    """Forward, backward, clip, update. Returns: the mean over the step's lists of each value that
+    `losses` gives, and of their tokens; the gradient's norm; the rate. Most is on the device."""
     # Dropout (of LoRA) draws from (seed, step, process): resuming repeats it.
     torch.manual_seed(seed_from("step", cfg.seed, state.step, team.process))
-    n_lists = len(step_data.list_ids)
+    n_lists = len(step_data.list_ids)  # in all parts and processes
     sums_of_parts = []
     for batch in step_data.parts:
         batch = batch.to(state.device)

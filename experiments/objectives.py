@@ -10,7 +10,7 @@ from torch import Tensor
 from alro import (
     alro_loss, lambda_loss, permutation_loss, rank_of, remaining, soft_rank)
 from plumbing.flags import check_input
-from train import model_outputs, references
+from train import add_rating_terms, model_outputs, references
 
 
 def paper_objective(outputs, batch, cfg, **changed) -> dict[str, Tensor]:
@@ -22,8 +22,9 @@ def paper_objective(outputs, batch, cfg, **changed) -> dict[str, Tensor]:
     order = batch.order[:len(log_probs)]  # (B, m)
     ratings = batch.ratings[:len(log_probs)]  # (B, m)
     settings = {"alpha": cfg.alpha, "beta": cfg.beta, "gamma": cfg.gamma, "sigma": cfg.sigma,
-                **rating_terms, **changed}
-    return alro_loss(log_probs, order, ratings, other_log_probs=other_log_probs, **settings)
+                **changed}
+    terms = alro_loss(log_probs, order, ratings, other_log_probs=other_log_probs, **settings)
+    return add_rating_terms(terms, rating_terms)
 
 
 def with_references(terms: dict[str, Tensor], batch, cfg) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from alro import AlroError, backbone, clean_text, rank_of, token_logits
+from alro import AlroError, clean_text, rank_of, token_logits, unwrapped
 from data import (
     DataConfig, Splits, informative_lists, list_prompt, make_encoder, random_slots)
 from evaluate import (
@@ -464,9 +464,9 @@ def point_wise(ranker: ModelRanker, levels: list[float], batch_size: int = 64):
         input_ids = nn.utils.rnn.pad_sequence(prompts, True).to(device)  # (B, T)
         last = torch.tensor([len(prompt) - 1 for prompt in prompts])  # (B,)
         with autocast(device, ranker.bf16):
-            output = backbone(model).base_model(input_ids=input_ids, use_cache=False)
+            output = unwrapped(model).base_model(input_ids=input_ids, use_cache=False)
             hidden = output.last_hidden_state[torch.arange(len(texts)), last]  # (B, d)
-            logits = token_logits(backbone(model), hidden, level_tokens.to(device))  # (B, L)
+            logits = token_logits(unwrapped(model), hidden, level_tokens.to(device))  # (B, L)
         probs = logits.cpu().softmax(-1)  # (B, L) over the scale alone
         return probs.double() @ torch.tensor(levels).double()  # (B,)
 

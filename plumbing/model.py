@@ -21,7 +21,7 @@ from transformers import (
     AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from alro import IDENTIFIERS, AlroError, at_the_right_edge, backbone, build_prompt
+from alro import IDENTIFIERS, AlroError, at_the_right_edge, build_prompt, unwrapped
 from plumbing.flags import check_input, command, import_optional, one_line_error, warn
 from plumbing.machine import choose_bf16, pick_device
 
@@ -241,7 +241,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32):
             missing = sorted(report["missing_keys"])  # left random, with a warning only
             check_input(not missing, f"--model {name}: its files lack {len(missing)} of its "
                                      f"tensors, {missing[:1]} first")
-        check_model(name, backbone(model).eval())
+        check_model(name, unwrapped(model).eval())
     return model
 
 
@@ -319,10 +319,10 @@ CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_
 
 def context_length(model, tokenizer) -> int:
     """Tokens the model can read: the smaller of what the model and its tokenizer say."""
-    known = backbone(model).get_input_embeddings().weight.shape[0]
+    known = unwrapped(model).get_input_embeddings().weight.shape[0]
     check_input(len(tokenizer) <= known,
                 f"the tokenizer has {len(tokenizer)} tokens, the model knows {known} of them")
-    config = backbone(model).config.get_text_config()
+    config = unwrapped(model).config.get_text_config()
     limits = [getattr(config, field, None) for field in CONTEXT_FIELDS]
     limits = [limit for limit in limits if isinstance(limit, int) and limit > 0]
     return min([*limits[:1], int(tokenizer.model_max_length)])
@@ -373,7 +373,7 @@ def sha256_of_weights(model_folder: Path) -> str:
 def sha256_of_base(model) -> str | None:
     """Hash of the weights that an adapter was put on: they are not saved with the run. None for a
     model without an adapter, which is saved whole."""
-    if backbone(model) is model:
+    if unwrapped(model) is model:
         return None
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):

@@ -274,21 +274,19 @@ def test_rating_loss_is_the_mean_over_the_tokens_that_are_there(seed, lengths):
 
 @given(lists())
 def test_objective_is_the_weighted_sum_of_its_parts(case):
-    """L = L_sft + alpha L_sll + beta L_psl + history_weight L_history + candidate_weight L_candidates; SLL and PSL over
-    the identifiers alone."""
+    """L = L_sft + alpha L_sll + beta L_psl; SLL and PSL over the identifiers alone."""
     ratings, logits = case
     whole = logits.log_softmax(-1) - 1.5  # as if the vocabulary held more than the identifiers
     other = logits.flip(1).log_softmax(-1) - 0.5
-    order, history = alro.gold_order(ratings), torch.arange(len(ratings)).double()
+    order = alro.gold_order(ratings)
     parts = alro.alro_loss(
-        whole, order, ratings, alpha=0.7, beta=0.3, gamma=5.0, sigma=2.0, other_log_probs=other,
-        history=(history, 0.2), candidates=(history + 5, 0.4))
+        whole, order, ratings, alpha=0.7, beta=0.3, gamma=5.0, sigma=2.0, other_log_probs=other)
     ranks, y = alro.gold_rank(ratings), logits.softmax(-1)
     sft, sll = alro.sft_loss(whole, order), alro.soft_lambda_loss(y, ratings, ranks, 5.0, 2.0)
     psl = alro.permutation_loss(logits.log_softmax(-1), logits.flip(1).log_softmax(-1))
     assert torch.allclose(parts["sft"], sft) and torch.allclose(parts["sll"], sll)
     assert torch.allclose(parts["psl"], psl)
-    assert torch.allclose(parts["total"], sft + 0.7 * sll + 0.3 * psl + 0.2 * history + 0.4 * (history + 5))
+    assert torch.allclose(parts["total"], sft + 0.7 * sll + 0.3 * psl)
     assert (parts["kl"] >= -1e-9).all()
     through = alro.alro_loss(
         whole.clone().requires_grad_(), order, ratings, alpha=0, beta=1, gamma=5.0, other_log_probs=other)
@@ -416,9 +414,7 @@ def test_every_loss_makes_its_tensors_where_its_arguments_are():
         order = alro.gold_order(ratings, torch.Generator().manual_seed(0))
         parts = alro.alro_loss(
             logits.log_softmax(-1), order, ratings, alpha=1, beta=1, gamma=10, sigma=2.0,
-            other_log_probs=logits.flip(1).log_softmax(-1),
-            history=(alro.rating_loss(logits[:, :2], rated), 1),
-            candidates=(alro.rating_loss(logits[:, 1:], rated), 1))
-        parts["total"].sum().backward()
+            other_log_probs=logits.flip(1).log_softmax(-1))
+        (parts["total"] + alro.rating_loss(logits[:, :2], rated)).sum().backward()
         references = alro.blind_probs(order), alro.perfect_probs(order), alro.rank_of(order)
     assert all(tensor.is_meta for tensor in (order, *parts.values(), *references, logits.grad))

@@ -133,6 +133,16 @@ def test_without_weights_the_ratings_are_no_part_of_the_objective():
     assert torch.allclose(found["total"], expected)
 
 
+def test_rating_terms_join_the_objective_by_their_weights():
+    """+ history_weight L_history + candidate_weight L_candidates"""
+    terms = {"sft": torch.tensor([1.0, 2.0]), "total": torch.tensor([3.0, 4.0])}
+    history, candidates = torch.tensor([5.0, 6.0]), torch.tensor([7.0, 8.0])
+    found = train.add_rating_terms(terms, {"history": (history, 0.2), "candidates": (candidates, 0.4)})
+    assert found.keys() == {"sft", "history", "candidates", "total"}
+    assert torch.allclose(found["total"], torch.tensor([3 + 1 + 2.8, 4 + 1.2 + 3.2]))
+    assert torch.equal(found["history"], history) and torch.equal(terms["total"], torch.tensor([3.0, 4.0]))
+
+
 def test_ratings_are_read_in_the_first_display_alone():
     """Whatever the second one holds: an arm with PSL has no rating target on a display that SFT does not see."""
     cfg = demo_config()

@@ -27,7 +27,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 from alro import (  # noqa: E402
-    IDENTIFIERS, at_the_right_edge, backbone, gold_rank, permutation_loss, rank_candidates, soft_lambda_loss)
+    IDENTIFIERS, at_the_right_edge, gold_rank, permutation_loss, rank_candidates, soft_lambda_loss, unwrapped)
 from data import (  # noqa: E402
     DataConfig, RankingList, fit_histories, generator, informative_lists, list_prompt, load, make_encoder, random_slots,
     split)
@@ -178,7 +178,7 @@ def memory(bench, data_cfg, cfg, ratings, lists) -> list[dict]:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             if name == "hidden.sum()":
                 with autocast(DEVICE, cfg.bf16):
-                    hidden = backbone(model).base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+                    hidden = unwrapped(model).base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
                     loss = hidden.float().sum()
             else:
                 loss = losses(model, batch, some)["total"].sum()

@@ -46,7 +46,7 @@ def first_log_y(model, batch: Batch) -> torch.Tensor:
     """log y of the answer's first letter, (B, m) *by slot*, over the m identifiers.
 
     Args: batch: B lists; with or without an answer behind the prompt, which is not to be read.
-    Hints: alro.backbone, alro.hidden_before, alro.token_logits; `rank_candidates` and `target_logits` read the same
+    Hints: alro.unwrapped, alro.hidden_before, alro.token_logits; `rank_candidates` and `target_logits` read the same
         place.
     """
     raise NotImplementedError

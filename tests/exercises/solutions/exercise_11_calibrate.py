@@ -20,7 +20,7 @@ import dataclasses
 
 import torch
 
-from alro import Batch, backbone, hidden_before, rank_of, token_logits
+from alro import Batch, hidden_before, rank_of, token_logits, unwrapped
 from data import RankingList
 
 
@@ -29,7 +29,7 @@ def content_free(ranking_list: RankingList, item: int) -> RankingList:
 
 
 def first_log_y(model, batch: Batch) -> torch.Tensor:
-    model = backbone(model)
+    model = unwrapped(model)
     hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # (B, T, d)
     first = hidden_before(hidden, batch.prompt_tokens.unsqueeze(-1)).squeeze(1)  # (B, d) what predicts the first letter
     return token_logits(model, first, batch.identifiers).log_softmax(-1)

@@ -30,8 +30,8 @@ def losses(model, batch, cfg) -> dict[str, torch.Tensor]:
     lists = len(log_probs)
     order, ratings = batch.order[:lists], batch.ratings[:lists]  # (B, m) the other half, if any, is the same lists
     terms = alro.alro_loss(
-        log_probs, order, ratings, alpha=0, beta=cfg.beta, gamma=cfg.gamma, other_log_probs=other_log_probs,
-        **rating_terms)
+        log_probs, order, ratings, alpha=0, beta=cfg.beta, gamma=cfg.gamma, other_log_probs=other_log_probs)
+    terms = train.add_rating_terms(terms, rating_terms)
 
     def of(probs):  # (B, m, m) -> (B,)
         return soft_list_mle(probs, ratings, alro.gold_rank(ratings), cfg.gamma, cfg.sigma)

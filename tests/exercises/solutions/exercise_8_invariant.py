@@ -6,7 +6,7 @@ last token of the line is asked for.)
 """
 import torch
 
-from alro import AlroError, Batch, backbone, rating_loss, token_logits
+from alro import AlroError, Batch, rating_loss, token_logits, unwrapped
 from plumbing.machine import autocast
 
 GIVEN = {"line_starts", "candidate_lines"}  # written for you: where the lines are is not the exercise
@@ -37,7 +37,7 @@ def visible(part: torch.Tensor) -> torch.Tensor:
 
 
 def candidate_scores(model, batch: Batch, starts_line: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    model = backbone(model)
+    model = unwrapped(model)
     t = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)  # (T,)
     start, end = candidate_lines(batch, starts_line)  # (B, m) each, by slot
 
