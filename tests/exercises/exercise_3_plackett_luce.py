@@ -59,6 +59,7 @@ def losses(model, batch, cfg) -> dict[str, torch.Tensor]:
     Args: model; batch: alro.Batch of B lists or, with cfg.beta > 0, of 2 B rows; cfg: train.TrainConfig.
     Returns: {name: (B,)}, the names of train.losses: "sll" is your loss, "total" holds cfg.alpha times it, "blind_sll"
         and "perfect_sll" are your loss of alro.blind_probs and alro.perfect_probs of the gold order.
-    Hints: train.model_outputs, train.references and alro.alro_loss (with alpha 0) do all but your part of it.
+    Hints: train.model_outputs, alro.alro_loss (with alpha 0), train.add_rating_terms and train.references do all but
+        your part of it.
     """
     raise NotImplementedError

@@ -126,7 +126,7 @@ def test_the_losses_are_the_projects_but_for_sll(work, weight):
           sorted(found))
     for name in set(theirs) - {"sll", "blind_sll", "perfect_sll", "total"}:
         check_close(found[name], theirs[name], "losses", f"{name} as in train.losses",
-                    "only SLL changes: all else of cfg goes to alro_loss, the rating terms too")
+                    "only SLL changes: all else of cfg goes to alro_loss, then train.add_rating_terms")
     log_y = train.model_outputs(model, batch, cfg)[0].log_softmax(-1)
     ratings = batch.ratings[:len(LISTS)]
     sll = work.soft_list_mle(log_y.exp(), ratings, alro.gold_rank(ratings), cfg.gamma, cfg.sigma)
