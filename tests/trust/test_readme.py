@@ -42,7 +42,8 @@ def test_each_full_table_is_that_of_its_file():
     for name in pages.FULL:
         there = (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
         assert there == pages.full_page(name), name
-    assert {path.stem for path in ROOT.glob("results/tables/*")} == set(pages.FULL)
+    assert (ROOT / "results" / "tables" / "README.md").read_text(encoding="utf-8") == pages.index()
+    assert {path.stem for path in ROOT.glob("results/tables/*")} == {*pages.FULL, "README"}
 
 
 def test_the_pages_are_short():
@@ -98,7 +99,7 @@ def test_every_section_that_is_referred_to_exists():
 
 
 def test_every_table_of_results_is_there_and_names_what_it_was_measured_on():
-    pages_text = README + RESULTS + LOG
+    pages_text = README + RESULTS + LOG + pages.index()
     named = set(re.findall(r"`(?:results/)?([\w.-]+\.(?:json|png))`", pages_text))
     named |= set(re.findall(r"\]\((?:results/)?([\w.-]+\.(?:json|png|md))\)", pages_text))
     there = {path.name for path in ROOT.glob("results/*.*")} - {"README.md", "LOG.md", "pictures.json"}
