@@ -154,7 +154,7 @@ FULL = {
     "rivals": ("The demo: rivals", "python results/make/measure.py score rivals"),
     "new_films": ("The demo: new films", "python results/make/measure.py score new_films"),
     "noise": ("The demo: the retriever's noise", "python results/make/measure.py score noise"),
-    "knobs": ("The demo: one setting changed, history alone", "python results/make/measure.py score knobs"),
+    "knobs": ("The demo: one setting changed", "python results/make/measure.py score knobs"),
     "sizes": ("The demo: the tiny model in three widths", "python results/make/measure.py score sizes"),
     "calibrate": ("The demo: calibration", "python tests/exercises/try_calibrate.py RUN PSL_RUN, seed by seed"),
     "invariant": ("The demo: invariance by construction",
@@ -266,8 +266,7 @@ CONTROLS = ["SFT, both displays", "SFT+SLL, both displays",
             "SFT, shown, 4 times the steps",
             "ratings only, shown, knows", "ratings only, shuffled, knows",
             "SFT, shown, history alone", "SFT+SLL, shown, history alone", "ALRO, shown, history alone",
-            "SFT, shown, no rating loss", "ALRO, shown, no rating loss",
-            "ALRO, shown, soft ties"]
+            "SFT, shown, no rating loss", "ALRO, shown, no rating loss"]
 
 
 def controls() -> str:
