@@ -14,7 +14,6 @@ answer said what the model knows (Plackett-Luce with the expected ratings as sco
 """
 import csv
 import dataclasses
-import math
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -110,8 +109,7 @@ def train_all(cfg: ClearConfig) -> None:
         write_clear(Path(cfg.data_path), data_of(noise), noise)
     for job in jobs(cfg):
         if not real_table.is_done(job.folder, job.data, job.train):
-            resume = str(job.folder) if (job.folder / "config.json").exists() else None
-            train.train(job.data, job.train, train.RunConfig(out=str(job.folder), resume=resume))
+            measure.train_or_go_on(job.folder, job.data, job.train)
 
 
 # ---- The table -------------------------------------------------------------------------------------------------------
@@ -163,13 +161,12 @@ def score_world(job: Job, commit: str) -> dict:
     result = measure.table(data, by_row, dict.fromkeys(by_row, 1), [("SFT, knows", "SFT")],
                            dataset=job.data.dataset, orders=ORDERS, seed="0")
     del result["timing"]  # ranked beside other work
-    trap = math.lgamma(data.list_size + 1) / data.list_size  # nats per identifier
-    knows = loss_of_what_it_knows(expected_of(ranker, data.lists), evaluate.ratings_of(data.lists))
     log = read_log(job.folder)
-    validation = {str(line["step"]): [line["valid_ndcg"], line["valid_knows"]] for line in log if "valid_ndcg" in line}
+    trap = log[0]["log_m_factorial_over_m"]  # nats per identifier
+    knows = loss_of_what_it_knows(expected_of(ranker, data.lists), evaluate.ratings_of(data.lists))
     return result | {
         "trap": trap, "reward": trap - knows, "film_correlation": film_correlation(data.ratings.columns),
-        "step_of_saying": step_of_saying(log), "validation": {"SFT": {"0": validation}},
+        "step_of_saying": step_of_saying(log), "validation": real_table.validations({"SFT": {"0": {"log": log}}}),
         "hardware": read_run_config(str(job.folder))["hardware"], "commit": commit}
 
 

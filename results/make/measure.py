@@ -55,6 +55,7 @@ ALRO = train.TrainConfig()
 SFT = {"alpha": 0.0, "beta": 0.0}
 ARMS = {"SFT": SFT, "SFT+SLL": {"beta": 0.0}, "SFT+PSL": {"alpha": 0.0}, "ALRO": {}}
 DISPLAYS = ("shown", "shuffled")
+WIDTHS = (32, 128)  # of the tiny model, besides its default, 64
 
 
 def plan() -> dict[str, Row]:
@@ -78,7 +79,7 @@ def plan() -> dict[str, Row]:
     rows["SFT+SLL, shuffled, soft ties"] = Row(
         FIVE, {"beta": 0.0, "display_order": "shuffled"}, losses=objectives.soft_ties_losses)
     rows["ALRO, shown, soft ties"] = Row(FIVE, {}, losses=objectives.soft_ties_losses)
-    for width in WIDTHS:  # does a larger model gain more? (the default, 64, is above)
+    for width in WIDTHS:  # does a larger model gain more?
         for arm in ("SFT", "ALRO"):
             rows[f"{arm}, shown, width {width}"] = Row(THREE, {**ARMS[arm], "width": width})
     for display in DISPLAYS:  # a harder world, where SLL can be told
@@ -99,8 +100,6 @@ def plan() -> dict[str, Row]:
     rows["no history loss"] = Row(THREE, {"history_weight": 0.0})
     return rows
 
-
-WIDTHS = (32, 128)
 
 # Rows with one setting of `ALRO, shown` changed.
 KNOBS = ("gamma 1", "gamma 100", "PSL's target detached", "no history loss")
@@ -156,6 +155,12 @@ def is_kept(job: Job) -> bool:
     return is_done(job.folder, job.data, job.train) and map_path(job).exists()
 
 
+def train_or_go_on(folder: Path, data_cfg: DataConfig, cfg: train.TrainConfig, losses=train.losses) -> None:
+    """Train the run of this folder, from where it was interrupted."""
+    resume = str(folder) if (folder / "config.json").exists() else None
+    train.train(data_cfg, cfg, train.RunConfig(out=str(folder), resume=resume), losses=losses)
+
+
 def train_all(runs: Path) -> None:
     todo = [job for job in jobs(runs) if not is_kept(job)]
     for number, job in enumerate(todo, 1):
@@ -163,9 +168,8 @@ def train_all(runs: Path) -> None:
             continue
         start = time.monotonic()
         if not is_done(job.folder, job.data, job.train):
-            resume = str(job.folder) if (job.folder / "config.json").exists() else None
             try:
-                train.train(job.data, job.train, train.RunConfig(out=str(job.folder), resume=resume), losses=job.losses)
+                train_or_go_on(job.folder, job.data, job.train, job.losses)
             except FolderInUse:  # since we looked
                 continue
         keep_scores(job)

@@ -98,16 +98,16 @@ ROWS = {"SFT": (SFT, FIELDS, train.losses),
         "ALRO, history alone": ({"candidate_weight": 0.0}, FIELDS, train.losses)}
 ARMS = ("SFT", "SFT+PSL", "ALRO", RATINGS_ONLY)
 
+CPU = Size("small-gpu", {"steps": 280, "batch_size": 8, "grad_accum": 2, "lr": 2e-4, "valid_lists": 60,
+                         "valid_every": 70},
+           {"grad_accum": 1}, {"history_size": 10, "stride": 15}, 2, (*ARMS, "ALRO, title alone"), "real")
 SIZES = {
     "tiny": Size("demo", {"model": "tiny", "steps": 1500, "batch_size": 16, "valid_lists": 300, "valid_every": 150},
                  {}, {"list_size": 10, "history_size": 10, "stride": 5}, 3, (*ROWS,), "real-tiny"),
-    "cpu": Size("small-gpu", {"steps": 280, "batch_size": 8, "grad_accum": 2, "lr": 2e-4, "valid_lists": 60,
-                              "valid_every": 70},
-                {"grad_accum": 1}, {"history_size": 10, "stride": 15}, 2, (*ARMS, "ALRO, title alone"), "real"),
+    "cpu": CPU,
     # Its first arm, cut short: an hour of two cores that do not multiply bf16, with --limit 200.
-    "short": Size("small-gpu", {"steps": 100, "batch_size": 8, "grad_accum": 1, "lr": 2e-4, "valid_lists": 60,
-                                "valid_every": 50},
-                  {}, {"history_size": 10, "stride": 15}, 1, ("SFT",), "real-short", more=False),
+    "short": CPU._replace(train={**CPU.train, "steps": 100, "valid_every": 50}, seeds=1, rows=("SFT",),
+                          file="real-short", more=False),
     # An epoch of 14,117 lists, 32 a step; 16 prompts at a time either way.
     "gpu": Size("small-gpu", {"steps": 442, "valid_every": 148}, {"grad_accum": 2}, {}, 3,
                 (*ARMS, "SFT+SLL", "ALRO, title alone"), "real-gpu")}
@@ -172,8 +172,7 @@ def train_all(cfg: RealConfig) -> None:
         if is_done(folder, data_cfg, train_cfg):
             continue
         print(f"==== {name}, seed {seed}: {folder}", flush=True)
-        resume = str(folder) if (folder / "config.json").exists() else None
-        train.train(data_cfg, train_cfg, train.RunConfig(out=str(folder), resume=resume), losses=plan(cfg)[name].losses)
+        measure.train_or_go_on(folder, data_cfg, train_cfg, plan(cfg)[name].losses)
 
 
 # ---- Scoring: hours on a CPU, so what is ranked is kept --------------------------------------------------------------
